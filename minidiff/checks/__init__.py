@@ -1,0 +1,1 @@
+"""Exercise checks, one file per lesson; the tests use the same ones."""

@@ -1,0 +1,1 @@
+"""Where batches come from: procedural scenes, and every source that --data understands."""

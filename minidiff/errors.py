@@ -1,0 +1,9 @@
+"""The one exception that means "what you asked for cannot be done", told in one line."""
+
+
+class InputError(ValueError):
+    """Bad input from a user: what was wrong, which value, what is allowed, in one line.
+
+    The command line prints its message after ``minidiff:`` and exits with status 2. Library code
+    raises it for whatever a caller can get wrong with a file, a name or a setting.
+    """

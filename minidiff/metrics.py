@@ -1,0 +1,57 @@
+"""How good a set of samples is: numbers from arrays, in double precision, outside any program."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+def frechet_distance(
+    a: Float[np.ndarray, "n features"], b: Float[np.ndarray, "m features"]
+) -> float:
+    r"""|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) of Gaussians fitted to two sets of features.
+
+    Heusel et al. 2017 (FID uses the features of an Inception network; here they are the judge's).
+    0 for identical sets. It falls as the sets grow, so print the distance between two halves of the
+    real data beside it. ValueError unless both sets hold at least 2 rows.
+    """
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"needs at least 2 rows of features a side; got {len(a)} and {len(b)}")
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    # tr (A B)^(1/2) = tr (R B R)^(1/2) with R = A^(1/2): symmetric, so its eigenvalues are real.
+    values, vectors = np.linalg.eigh(np.atleast_2d(cov_a))
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    cross = np.linalg.eigvalsh(root @ np.atleast_2d(cov_b) @ root)
+    spread = np.trace(np.atleast_2d(cov_a)) + np.trace(np.atleast_2d(cov_b))
+    distance = np.sum((mean_a - mean_b) ** 2) + spread - 2 * np.sqrt(np.maximum(cross, 0)).sum()
+    return max(float(distance), 0.0)
+
+
+def squared_distances(
+    a: Float[np.ndarray, "n features"], b: Float[np.ndarray, "m features"]
+) -> Float[np.ndarray, "n m"]:
+    """|a_i - b_j|^2 for all pairs."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None, :] - 2 * a @ b.T
+    return np.maximum(squares, 0)
+
+
+def coverage(
+    real: Float[np.ndarray, "n features"], made: Float[np.ndarray, "m features"], k: int = 5
+) -> float:
+    """The share of real points that have a made point nearer than their k-th real neighbour.
+
+    1 where the made images are as varied as the real ones, low where they repeat a few (Naeem et al.
+    2020, equation 9). ValueError unless there are more than k real points.
+    """
+    if len(real) <= k:
+        raise ValueError(f"coverage with k={k} needs more than {k} real points; got {len(real)}")
+    among = np.sort(squared_distances(real, real), axis=1)[:, k]  # column 0 is the point itself
+    return float(np.mean(squared_distances(real, made).min(axis=1) <= among))
+
+
+def accuracy(
+    predicted: Int[np.ndarray, "n factors"], true: Int[np.ndarray, "n factors"]
+) -> Float[np.ndarray, "factors"]:
+    """The share of rows on which each factor is right."""
+    return np.mean(np.asarray(predicted) == np.asarray(true), axis=0)

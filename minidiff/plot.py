@@ -1,0 +1,121 @@
+"""Every figure: functions from arrays to matplotlib figures. Save one with ``save``.
+
+Figures are made without pyplot: no window, no global state, the same in a script and a notebook.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.figure import Figure
+from PIL import Image
+
+Images = Float[np.ndarray, "count height width channels"]
+
+
+def to_uint8(images: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """Values from [-1, 1], clipped, as 0..255."""
+    return np.round((np.clip(np.asarray(images), -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def tile(images: Images, columns: int | None = None, gap: int = 1) -> np.ndarray:
+    """One uint8 (height, width, 3) picture of many images in rows, white lines between them."""
+    pixels = to_uint8(images)
+    pixels = np.broadcast_to(pixels, (*pixels.shape[:3], 3))
+    count, height, width, _ = pixels.shape
+    columns = columns or int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
+    for i, image in enumerate(pixels):
+        top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def enlarge(picture: UInt8[np.ndarray, "height width 3"], pixels: int = 640) -> Image.Image:
+    """A PIL image at a whole multiple of its size, about ``pixels`` wide, pixels kept square."""
+    factor = max(1, round(pixels / picture.shape[1]))
+    return Image.fromarray(picture).resize(
+        (picture.shape[1] * factor, picture.shape[0] * factor), Image.Resampling.NEAREST
+    )
+
+
+def _show(axes, picture, title: str = "") -> None:
+    axes.imshow(picture, interpolation="nearest")
+    axes.set_title(title, fontsize=9)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+
+
+def contact_sheet(images: Images, captions: Sequence[str] | None = None, title: str = "") -> Figure:
+    """Images side by side, each with its caption below if there are captions."""
+    columns = min(len(images), 4 if captions else 8)
+    rows = -(-len(images) // columns)
+    height = 1.9 if captions else 1.2
+    figure = Figure(figsize=(max(columns * (2.2 if captions else 1.2), 4), rows * height + 0.5))
+    figure.suptitle(title, fontsize=10)
+    for i, axes in enumerate(np.ravel(figure.subplots(rows, columns, squeeze=False))):
+        axes.axis("off")
+        if i < len(images):
+            _show(axes, tile(images[i : i + 1], gap=0))
+            if captions:
+                axes.text(
+                    0.5, -0.04, _wrap(captions[i], 28), fontsize=7, ha="center", va="top",
+                    transform=axes.transAxes, parse_math=False,
+                )  # fmt: skip
+    figure.tight_layout()
+    return figure
+
+
+def _wrap(text: str, width: int) -> str:
+    import textwrap
+
+    lines = textwrap.wrap(text, width)
+    return "\n".join(lines[:3]) + (" ..." if len(lines) > 3 else "")
+
+
+def strips(
+    rows: Sequence[tuple[str, Images]], columns: Sequence[str] = (), title: str = ""
+) -> Figure:
+    """Named rows of images, with a heading over each column: noising strips and filmstrips."""
+    count = len(rows[0][1])
+    figure = Figure(figsize=(1.1 * count + 1.2, 1.25 * len(rows) + 0.6))
+    figure.suptitle(title, fontsize=10)
+    grid = figure.subplots(len(rows), count, squeeze=False)
+    for (name, images), line in zip(rows, grid, strict=True):
+        for i, (axes, image) in enumerate(zip(line, images, strict=True)):
+            heading = columns[i] if line is grid[0] and len(columns) else ""
+            _show(axes, tile(image[None], gap=0), heading)
+        line[0].set_ylabel(name, fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def side_by_side(panels: Sequence[tuple[str, Images]], title: str = "") -> Figure:
+    """A grid of images per panel, panels next to each other under their names."""
+    figure = Figure(figsize=(4.2 * len(panels), 4.6))
+    figure.suptitle(title, fontsize=10)
+    for (name, images), axes in zip(panels, np.ravel(figure.subplots(1, len(panels))), strict=True):
+        _show(axes, tile(images), name)
+    figure.tight_layout()
+    return figure
+
+
+def loss_curve(lines: Sequence[dict], title: str = "loss") -> Figure:
+    """Training loss against steps, from the lines of metrics.jsonl; both axes logarithmic."""
+    figure = Figure(figsize=(6, 3.6))
+    axes = figure.subplots()
+    axes.loglog([line["step"] for line in lines], [line["loss"] for line in lines])
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3, which="both")
+    figure.tight_layout()
+    return figure
+
+
+def save(figure: Figure, path: Path | str) -> None:
+    """Write the figure as PNG (dots per inch chosen so that 16-pixel images stay crisp)."""
+    figure.savefig(path, dpi=110)

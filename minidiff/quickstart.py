@@ -1,0 +1,54 @@
+"""The whole story in a few minutes: draw scenes, destroy them, learn to undo it, make new ones."""
+
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from minidiff import plot
+from minidiff.data.scenes import SceneSource
+from minidiff.recipes import ddpm
+
+
+def run(out: str | Path, preset: str = "cpu") -> None:
+    """Train the ddpm recipe on scenes under ``out`` and leave pictures and a report there."""
+    began = time.monotonic()
+    config = ddpm.PRESETS[preset]
+    print(f"1/3  training a diffusion model on scenes ({config.steps} steps)", flush=True)
+    folder = ddpm.run(str(out), config)
+    trained = time.monotonic()
+
+    print("2/3  sampling, with and without injected noise", flush=True)
+    model = ddpm.load(folder.path)
+    key = jax.random.key(config.seed)
+    figures = folder.figures
+    plot.save(ddpm.filmstrip(key, model), figures / "filmstrip.png")
+    plot.save(ddpm.noise_on_off(key, model), figures / "noise_on_off.png")
+    sampled = time.monotonic()
+
+    print("3/3  drawing", flush=True)
+    source = SceneSource(seed=config.seed, size=model.image_shape[0], batch_size=16)
+    batch = jax.device_get(source.batch(0))
+    captions = source.captions(batch["words"])
+    sheet = plot.contact_sheet(batch["image"], captions, "scenes and their captions")
+    plot.save(sheet, figures / "scenes.png")
+    strip = ddpm.noising_strip(key, model.schedule, np.asarray(batch["image"][0]))
+    plot.save(strip, figures / "noising.png")
+
+    report = folder.read_json("report.json")
+    report["seconds"] = {
+        "train_and_report": round(trained - began, 1),
+        "sampling": round(sampled - trained, 1),
+        "all": round(time.monotonic() - began, 1),
+    }
+    folder.write_json("report.json", report)
+    pictures = ("scenes", "noising", "filmstrip", "samples", "noise_on_off", "loss")
+    text = (folder.path / "report.md").read_text(encoding="utf-8").split("\n![")[0]
+    judged = "\n".join(ddpm.judge.table(report["judge"]).splitlines())
+    links = "\n".join(f"![{name}](figures/{name}.png)" for name in pictures)
+    folder.write_text("report.md", f"{text}\n{judged}\n\n{links}\n")
+    print(f"\n{judged}\n\nDone in {report['seconds']['all']:.0f} s. Look at:")
+    for name in pictures:
+        print(f"  {figures / f'{name}.png'}")
+    print(f"  {folder.path / 'report.md'}")

@@ -1,0 +1,1 @@
+"""State, step, fit loop and checkpoints."""

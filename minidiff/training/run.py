@@ -1,0 +1,216 @@
+"""A run is a folder: what was asked, what was measured, what was learned.
+
+    config.json    the recipe, its settings and the versions that began it
+    metrics.jsonl  a line of numbers for every dispatch
+    checkpoints/   step_00000500.safetensors: the whole training state, the last two
+    figures/       pictures made on the way and at the end
+    report.json, report.md   what the run achieved
+
+Everything but metrics.jsonl is written whole or not at all, so a run that is killed at any moment
+goes on from its last checkpoint, and ends with the weights it would have had anyway.
+"""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from minidiff import weights
+from minidiff.errors import InputError
+from minidiff.training.config import TrainConfig
+from minidiff.training.state import TrainState, fit, make_optimizer, make_train_step
+
+KEPT = 2  # checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run's folder; make one with ``open_run``."""
+
+    path: Path
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def read_json(self, name: str) -> dict:
+        """A JSON file of the folder. InputError if it is missing or damaged."""
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{self.path} is not a run folder: it has no {name}") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.path / name} cannot be read: {error}") from None
+
+    def write_json(self, name: str, content: dict) -> None:
+        self.write_text(name, json.dumps(content, indent=2) + "\n")
+
+    def write_text(self, name: str, content: str) -> None:
+        weights.write_atomically(self.path / name, content.encode())
+
+    def metrics(self) -> list[dict]:
+        """The lines of metrics.jsonl; a last line that was cut short is left out."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def saved_steps(self) -> list[int]:
+        """Steps at which there is a checkpoint, ascending."""
+        return sorted(int(p.stem.removeprefix("step_")) for p in self.checkpoints.glob("step_*"))
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step_{step:08d}.safetensors"
+
+    def save(self, state: TrainState) -> None:
+        """Write a checkpoint and drop all but the last ones."""
+        weights.save(self.checkpoint(int(state.step)), state)
+        for step in self.saved_steps()[:-KEPT]:
+            self.checkpoint(step).unlink()
+
+    def restore(self, state: TrainState) -> TrainState:
+        """The last checkpoint, or ``state`` itself where there is none yet."""
+        steps = self.saved_steps()
+        return weights.load(self.checkpoint(steps[-1]), state) if steps else state
+
+    def load_ema(self, template: object) -> object:
+        """The averaged weights of the last checkpoint, shaped like ``template``."""
+        steps = self.saved_steps()
+        if not steps:
+            raise InputError(f"{self.path} has no checkpoint yet: train it first")
+        arrays, _ = weights.load_arrays(self.checkpoint(steps[-1]))
+        ema = {n.removeprefix("ema."): a for n, a in arrays.items() if n.startswith("ema.")}
+        return weights.unflatten(template, ema, str(self.checkpoint(steps[-1])))
+
+
+def open_run(path: Path | str, recipe: str, config: TrainConfig, **facts) -> Run:
+    """Create a run's folder, or come back to one that was made with the same settings.
+
+    ``facts`` stand in config.json beside them, and must be the same too. InputError if the folder
+    holds something else or cannot be written.
+    """
+    run = Run(Path(path))
+    asked = {"recipe": recipe, "config": json.loads(json.dumps(dataclasses.asdict(config)))}
+    asked |= facts
+    try:
+        if (run.path / "config.json").exists():
+            _check_same(run, asked)
+        else:
+            if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+                raise InputError(f"{path} holds something else: choose a new folder for --out")
+            run.path.mkdir(parents=True, exist_ok=True)
+            versions = {"jax": jax.__version__, "backend": jax.default_backend()}
+            run.write_json("config.json", asked | versions)
+        for folder in (run.figures, run.checkpoints):
+            folder.mkdir(exist_ok=True)
+        for folder in (run.path, run.figures, run.checkpoints):
+            weights.remove_leftovers(folder)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(13, "not writable")
+    except OSError as error:
+        raise InputError(f"cannot write to {path}: {error.strerror or error}") from None
+    return run
+
+
+def _check_same(run: Run, asked: dict) -> None:
+    there = run.read_json("config.json")
+    if there.get("recipe") != asked["recipe"]:
+        raise InputError(f"{run.path} is a run of {there.get('recipe')}, not of {asked['recipe']}")
+    old, new = ({**of, **of.get("config", {})} for of in (there, asked))
+    changed = [
+        f"{name} is {old.get(name)} there, {new[name]} here"
+        for name in new
+        if name != "config" and old.get(name) != new[name]
+    ]
+    if changed:
+        raise InputError(
+            f"{run.path} was begun with other settings ({'; '.join(changed[:3])}): "
+            "give the same ones to go on, or another --out"
+        )
+
+
+def train(
+    run: Run,
+    config: TrainConfig,
+    init: Callable,
+    loss: Callable,
+    source: object,
+    *,
+    on_picture: Callable[[TrainState, int], None] = lambda state, step: None,
+    progress: bool = True,
+) -> TrainState:
+    """Train to ``config.steps``, from the last checkpoint if there is one.
+
+    Args:
+        run: from ``open_run``.
+        init: ``init(key)`` draws the model.
+        loss: ``loss(key, model, batch)``.
+        source: answers ``batch(step)``.
+        on_picture: called at step 0 and every ``config.picture_every`` steps, not at the end.
+        progress: show a bar with rate and time left.
+    """
+    # Unlike streams for weights and noise: a key never serves two purposes.
+    init_key, step_key = jax.random.split(jax.random.key(config.seed))
+    optimizer = make_optimizer(
+        config.steps,
+        config.learning_rate,
+        warmup=config.warmup,
+        weight_decay=config.weight_decay,
+        clip=config.clip,
+    )
+    state = jax.jit(lambda key: TrainState.init(init(key), optimizer))(init_key)
+    state = run.restore(state)
+    begun = int(state.step)
+    train_step = make_train_step(
+        loss,
+        optimizer,
+        ema_decay=config.ema_decay,
+        dtype=config.dtype,
+        steps=config.steps_per_call,
+    )
+    kept = [line for line in run.metrics() if line["step"] <= begun]
+    run.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+    elapsed = kept[-1]["seconds"] if kept else 0.0
+
+    if begun == 0 and config.picture_every:
+        on_picture(state, 0)
+    began = time.monotonic()
+    with (
+        open(run.path / "metrics.jsonl", "a", encoding="utf-8") as log,
+        tqdm(total=config.steps, initial=begun, unit="step", disable=not progress) as bar,
+    ):
+        steps = fit(step_key, state, source, train_step, config.steps)
+        for state, metrics in steps:
+            step = int(state.step)
+            means = {name: float(np.mean(values)) for name, values in metrics.items()}
+            seconds = elapsed + time.monotonic() - began
+            log.write(json.dumps({"step": step, **means, "seconds": round(seconds, 3)}) + "\n")
+            log.flush()
+            bar.update(config.steps_per_call)
+            bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
+            if not np.isfinite(means["loss"]):
+                raise InputError(
+                    f"the loss is {means['loss']} at step {step}: try a lower learning_rate than "
+                    f"{config.learning_rate}; the last good checkpoint is kept in {run.checkpoints}"
+                )
+            if _crossed(step, config.checkpoint_every, config.steps_per_call) or (
+                step == config.steps
+            ):
+                run.save(state)
+            if step < config.steps and _crossed(step, config.picture_every, config.steps_per_call):
+                on_picture(state, step)
+    return state
+
+
+def _crossed(step: int, every: int, stride: int) -> bool:
+    """Whether a multiple of ``every`` lies in the last ``stride`` steps."""
+    return every > 0 and step // every > (step - stride) // every

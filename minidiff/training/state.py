@@ -1,0 +1,123 @@
+"""Training is a state and a step: the whole state is one pytree, the step one compiled program."""
+
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Key
+
+Loss = Callable[[jax.Array, object, dict], jax.Array]
+"""loss(key, model, batch) -> a scalar."""
+
+
+@struct.dataclass
+class TrainState:
+    """All that a run must remember to go on as if it had never stopped."""
+
+    step: jax.Array  # () int32, how many steps have been taken
+    model: object
+    ema: object  # like model: the running average that is sampled from
+    opt_state: object
+
+    @classmethod
+    def init(cls, model: object, optimizer: optax.GradientTransformation) -> "TrainState":
+        """Step 0. The average starts as a copy: a donated buffer must not be held twice."""
+        ema = jax.tree.map(jnp.copy, model)
+        return cls(step=jnp.int32(0), model=model, ema=ema, opt_state=optimizer.init(model))
+
+
+def make_optimizer(
+    steps: int,
+    learning_rate: float,
+    *,
+    warmup: int = 100,
+    weight_decay: float = 0.0,
+    clip: float = 1.0,
+) -> optax.GradientTransformation:
+    """AdamW under a linear warm-up and a cosine to zero, after clipping the gradient's norm.
+
+    Biases and the scales and shifts of norms (one axis) are not decayed.
+    """
+    warmup = min(warmup, steps - 1)
+    rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, steps)
+    return optax.chain(
+        optax.clip_by_global_norm(clip),
+        optax.adamw(
+            rate,
+            b2=0.99,
+            weight_decay=weight_decay,
+            mask=lambda model: jax.tree.map(lambda x: x.ndim > 1, model),
+        ),
+    )
+
+
+def ema_decay_at(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
+    """min(decay, (1 + step) / (10 + step)): early on the average forgets its random start."""
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+
+
+def cast(tree: object, dtype: DTypeLike) -> object:
+    """Every float array of a pytree as ``dtype``."""
+    return jax.tree.map(
+        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
+
+
+def make_train_step(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    ema_decay: float = 0.999,
+    dtype: str = "float32",
+    steps: int = 1,
+) -> Callable[[Key[Array, ""], TrainState, object], tuple[TrainState, dict[str, jax.Array]]]:
+    """A compiled ``train_step(key, state, source) -> (state, metrics)``.
+
+    Args:
+        loss: ``loss(key, model, batch)``; the key is fold_in(key, step).
+        optimizer: an optax transformation.
+        ema_decay: of the running average, reached by ``ema_decay_at``.
+        dtype: what the loss computes in, "float32" or "bfloat16"; the weights stay float32.
+        steps: how many steps one call takes (a ``lax.scan``: one dispatch for all).
+
+    The batch of each step is ``source.batch(step)``, drawn inside the program. ``metrics`` holds
+    "loss" and "gradient_norm", each (steps,). The state given in is donated: keep the returned one.
+    """
+
+    def one_step(key, state, source):
+        batch = source.batch(state.step)
+
+        def loss_of(model):
+            return loss(jax.random.fold_in(key, state.step), cast(model, dtype), batch)
+
+        value, gradient = jax.value_and_grad(loss_of)(state.model)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.model)
+        model = optax.apply_updates(state.model, updates)
+        decay = ema_decay_at(state.step, ema_decay)
+        ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, model)
+        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
+        return TrainState(state.step + 1, model, ema, opt_state), metrics
+
+    def train_step(key, state, source):
+        def body(state, _):
+            return one_step(key, state, source)
+
+        return jax.lax.scan(body, state, None, length=steps)
+
+    return jax.jit(train_step, donate_argnums=1)
+
+
+def fit(
+    key: Key[Array, ""], state: TrainState, source: object, train_step: Callable, until: int
+) -> Iterator[tuple[TrainState, dict[str, jax.Array]]]:
+    """Yield (state, metrics) after each call of ``train_step``, until ``until`` steps are taken.
+
+    The caller owns logging, pictures and checkpoints. The state that was yielded is donated when the
+    generator goes on: copy what you want to keep.
+    """
+    while int(state.step) < until:
+        state, metrics = train_step(key, state, source)
+        yield state, metrics

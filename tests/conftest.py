@@ -1,0 +1,22 @@
+"""Strict settings for every test. Warnings are errors by pyproject.toml."""
+
+import os
+
+from jaxtyping import install_import_hook
+
+# Before anything of minidiff is imported: shapes in its signatures are checked on every call.
+install_import_hook("minidiff", "typecheck.shapes")
+
+import minidiff  # noqa: E402, F401  sets XLA_FLAGS and the compile cache, before jax is imported
+
+# isort: split
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+
+# Arrays of different rank never meet by accident: (batch,) * (batch, 1) is a classic bug.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The first example compiles, so a deadline would measure the compiler.
+hypothesis.settings.register_profile("local", deadline=None, max_examples=25)
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")

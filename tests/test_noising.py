@@ -1,0 +1,162 @@
+"""Schedules, the jump, the conversions and both losses, against numbers known exactly."""
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given, settings
+from jaxtyping import TypeCheckError
+
+from minidiff import noising
+from minidiff.noising import (
+    Schedule,
+    add_noise,
+    cosine_schedule,
+    from_v,
+    linear_schedule,
+    noise_step,
+    to_v,
+)
+
+noise_loss = jax.jit(noising.noise_loss)
+single_step_loss = jax.jit(noising.single_step_loss)
+
+CHECKS = [
+    oracles.check_schedules,
+    oracles.check_add_noise,
+    oracles.check_jump_is_many_steps,
+    oracles.check_jump_in_distribution,
+    oracles.check_v_of_the_paper,
+    oracles.check_noise_loss,
+    oracles.check_single_step_loss,
+]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_oracle(check):
+    check(noising)
+
+
+def last_step(schedule, std):
+    """The best guess of the last step's noise, for N(0, std^2) data."""
+    variance = schedule.alpha_bar * std**2 + 1 - schedule.alpha_bar
+    share = jnp.sqrt(schedule.beta) / variance
+    return jax.tree_util.Partial(oracles.scaled, share)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 1000])
+@pytest.mark.parametrize("make", [linear_schedule, cosine_schedule])
+def test_a_schedule_only_destroys(make, steps):
+    schedule = make(steps)
+    beta, alpha_bar, before = oracles.float64(schedule)
+    assert schedule.beta.dtype == schedule.alpha_bar.dtype == jnp.float32
+    assert ((beta > 0) & (beta < 1)).all()
+    assert ((alpha_bar > 0) & (alpha_bar < before)).all()
+
+
+def test_a_thousand_linear_steps_leave_almost_nothing():
+    assert float(linear_schedule().alpha_bar[-1]) == pytest.approx(4.0358e-5, rel=1e-4)
+
+
+@pytest.mark.parametrize("beta", [[], [0.0], [0.1, 1.0], [-0.1], [[0.1]], [np.nan]])
+def test_a_beta_that_is_no_variance_is_refused(beta):
+    with pytest.raises(ValueError, match="beta"):
+        Schedule.from_beta(np.array(beta))
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (4, 4, 3)], ids=str)
+@pytest.mark.parametrize("make", [linear_schedule, cosine_schedule])
+@settings(max_examples=10)
+@given(data=st.data())
+def test_round_trips(make, shape, data):
+    schedule = make(1000)
+    t = data.draw(st.lists(st.integers(0, 999), min_size=4, max_size=4))
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    scale = data.draw(st.sampled_from([0.01, 1.0, 100.0]))
+    x0, eps = np.random.default_rng(seed).normal(size=(2, 4, *shape)).astype(np.float32)
+    t = jnp.array(t, jnp.int32)
+    oracles.check_round_trips(noising, schedule, jnp.array(scale * x0), t, jnp.array(eps))
+
+
+@given(st.integers(0, 999))
+def test_v_is_a_turn_by_an_angle(t):
+    """(x_t, v) and (x0, eps) have the same length, and the same as each other's inverse."""
+    schedule, ts = linear_schedule(), jnp.full(3, t)
+    x0, eps = jnp.array([[1.0, 0.0, -2.0], [0.0, 1.0, 3.0]])
+    xt, v = add_noise(schedule, x0, ts, eps), to_v(schedule, x0, ts, eps)
+    np.testing.assert_allclose(xt**2 + v**2, x0**2 + eps**2, rtol=1e-5)
+    for found, wanted in zip(from_v(schedule, xt, ts, v), (x0, eps), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_every_sample_has_its_own_t():
+    schedule, t = linear_schedule(), jnp.array([0, 999, 500])
+    x0, eps = jnp.float32(np.random.default_rng(0).normal(size=(2, 3, 4, 4, 1)))
+    together = add_noise(schedule, x0, t, eps)
+    alone = [add_noise(schedule, x0[i, None], t[i, None], eps[i, None])[0] for i in range(3)]
+    np.testing.assert_allclose(together, jnp.stack(alone), atol=1e-6)
+
+
+def test_shapes_that_do_not_match_are_refused():
+    schedule, x0 = linear_schedule(), jnp.zeros((2, 3))
+    with pytest.raises(TypeCheckError):
+        add_noise(schedule, x0, jnp.zeros(3, jnp.int32), x0)
+    with pytest.raises(TypeCheckError):
+        add_noise(schedule, x0, jnp.zeros(2, jnp.int32), jnp.zeros((2, 4)))
+
+
+def test_the_walk_remembers_its_displacement_but_not_its_last_step():
+    """A random walk of 100 steps of 0.3 from x0 ~ N(0, 1): R^2 that the endpoint explains.
+
+    In units of its own spread the walk is a schedule with beta_k = 0.09 / (1 + 0.09 k): the share
+    of the total displacement is 1 - alpha_bar, 0.90, and that of one step beta, 0.009. The two
+    losses say the same: a network can learn the one and not the other.
+    """
+    count, rng = 1 << 15, np.random.default_rng(0)
+    x0, steps = rng.normal(size=count), 0.3 * rng.normal(size=(100, count))
+    end = x0 + steps.sum(0)
+    total, one = (np.corrcoef(end, y)[0, 1] ** 2 for y in (end - x0, steps[-1]))
+    # Standard error of a squared correlation: 2 r (1 - r^2) / sqrt(N).
+    assert abs(total - 0.90) < 5 * 2 * 0.95 * 0.1 / count**0.5
+    assert abs(one - 0.009) < 5 * 2 * 0.095 / count**0.5
+
+    schedule = Schedule.from_beta(0.09 / (1 + 0.09 * np.arange(1, 101)))
+    assert 1 - float(schedule.alpha_bar[-1]) == pytest.approx(0.90)
+    assert float(schedule.beta[-1]) == pytest.approx(0.009)
+    x0 = jnp.float32(x0)
+    denoiser = oracles.ideal(schedule, 0.0, std=1.0)
+    assert float(noise_loss(jax.random.key(2), denoiser, schedule, x0)) < 0.3
+    assert float(single_step_loss(jax.random.key(2), last_step(schedule, 1), schedule, x0)) > 0.96
+
+
+def test_one_step_is_worth_knowing_only_at_the_first_t():
+    """What is left to learn of the last step's noise for N(0, 0.2^2) data: much at t = 0 only."""
+    schedule = linear_schedule()
+    beta, alpha_bar, _ = oracles.float64(schedule)
+    best = 1 - beta / (alpha_bar * 0.2**2 + 1 - alpha_bar)
+    assert best[20:].min() > 0.97
+    denoiser = oracles.ideal(schedule, 0.0, std=0.2)
+    x0 = jnp.float32(0.2 * np.random.default_rng(0).normal(size=1 << 15))
+    total = float(noise_loss(jax.random.key(1), denoiser, schedule, x0))
+    last = last_step(schedule, 0.2)
+    single = float(single_step_loss(jax.random.key(1), last, schedule, x0))
+    assert total < 0.1
+    assert single > 0.95
+
+
+def test_the_losses_are_functions_of_the_key():
+    schedule, x0 = linear_schedule(), jnp.zeros(1 << 15)
+    for loss in (noise_loss, single_step_loss):
+        first, again, other = (
+            float(loss(jax.random.key(seed), oracles.zero, schedule, x0)) for seed in (0, 0, 1)
+        )
+        assert first == again != other
+
+
+def test_noise_step_at_each_t():
+    schedule = linear_schedule(3, 0.1, 0.5)
+    x, eps = jnp.full(3, 2.0), jnp.full(3, -1.0)
+    expected = 2 * np.sqrt([0.9, 0.7, 0.5]) - np.sqrt([0.1, 0.3, 0.5])
+    np.testing.assert_allclose(noise_step(schedule, x, jnp.arange(3), eps), expected, rtol=1e-6)
