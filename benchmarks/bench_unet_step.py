@@ -4,11 +4,13 @@ r"""One training step of our U-Net beside the same network in diffusers, on the 
                                          [--peers [NAME ...]] [--out FILE]
 
 Every contender is a process of its own. They take turns: K steps of ours, K steps of each peer, and
-again, so that whatever else the machine does falls on all of them. Even so, let the machine be quiet
-or give --cores 1: PyTorch's threads wait for each other, and one held up by another program holds up
-all, which JAX's are spared. A step is forward, backward, clipping, AdamW and EMA on
-one fixed batch. Before anything is timed, every contender must have the same number of parameters
-and a loss that is finite and falls. Without PyTorch and diffusers, ours alone is timed.
+again, so that what else the machine does falls on all of them. Even so, leave the machine alone, or
+give --cores 1: PyTorch's threads wait for each other, so that one held up by another program holds
+up all, and its two-core times on a busy machine are several times too long.
+
+A step is forward, backward, clipping, AdamW and EMA on one fixed batch, in float32. Before anything
+is timed, every contender must have the same number of parameters and a loss that is finite and
+falls. Without PyTorch and diffusers, ours alone is timed.
 """
 
 import argparse

@@ -78,6 +78,17 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line; what is wrong with it is told in one line, with exit status 2."""
+    args, rest = parser().parse_known_args(arguments)
+    # argparse takes field=value up to the first option only and leaves over those after it.
+    if rest and (args.verb != "train" or any(text.startswith("-") for text in rest)):
+        parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.settings += rest
+    return args
+
+
 def _train(args: argparse.Namespace) -> None:
     recipe = importlib.import_module(f"minidiff.recipes.{args.recipe}")
     config_module = importlib.import_module("minidiff.training.config")
@@ -179,7 +190,7 @@ VERBS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit status is 0, or 2 after one line about bad input."""
-    args = parser().parse_args(arguments)
+    args = parse(arguments)
     if args.version:
         from minidiff import __version__
 

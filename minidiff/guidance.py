@@ -7,7 +7,25 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from minidiff.noising import Schedule, predict_eps, predict_x0
+from minidiff.noising import Schedule, from_v, predict_eps, predict_x0
+
+
+@struct.dataclass
+class FromV:
+    """A denoiser made of a network that predicts v (``noising.to_v``) instead of the noise.
+
+    Near pure noise the guess of eps is nearly x_t whatever the network says, so all that it learns
+    there is the picture; near the image v is the noise (Salimans and Ho 2022).
+    """
+
+    network: object
+    schedule: Schedule
+
+    def __call__(
+        self, xt: Float[Array, "batch *shape"], t: Int[Array, "batch"]
+    ) -> Float[Array, "batch *shape"]:
+        v = self.network(xt, t).astype(jnp.float32)
+        return from_v(self.schedule, xt, t, v)[1]
 
 
 @struct.dataclass

@@ -69,10 +69,10 @@ class Judge:
         return dict(zip(FACTORS, jnp.split(logits, ends, axis=1), strict=True))
 
 
-def shrink(images: Float[Array, "batch side side 3"]) -> Float[Array, "batch 16 16 3"]:
-    """Average down to 16 x 16. InputError unless the side is a multiple of 16 and there are 3 channels."""
-    batch, side, _, channels = images.shape
-    if side % SIDE or channels != 3:
+def shrink(images: Float[Array, "batch height width channels"]) -> Float[Array, "batch 16 16 3"]:
+    """Average down to 16 x 16. InputError unless square, the side a multiple of 16, and 3 channels."""
+    batch, side, width, channels = images.shape
+    if side % SIDE or width != side or channels != 3:
         raise InputError(f"the judge sees colour images of 16, 32 or 64 pixels, not {images.shape}")
     return images.reshape(batch, SIDE, side // SIDE, SIDE, side // SIDE, 3).mean(axis=(2, 4))
 
@@ -112,7 +112,7 @@ def look(judge: Judge, images: Float[np.ndarray, "n side side 3"]) -> dict[str, 
 
 def real_scenes(seed: int, split: str, size: int, count: int) -> dict[str, np.ndarray]:
     """``count`` images and factors of a split, drawn with a seed of their own."""
-    source = SceneSource(seed=seed, split=split, size=size, batch_size=AT_ONCE)
+    source = SceneSource(seed=np.uint32(seed), split=split, size=size, batch_size=AT_ONCE)
     draw = jax.jit(lambda source, step: source.batch(step))
     parts = [draw(source, step) for step in range(-(-count // AT_ONCE))]
     return {

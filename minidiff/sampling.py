@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int, Key, Real
+from jaxtyping import Array, Bool, Float, Int, Key, Real
 
 from minidiff.noising import Denoiser, Schedule, at, predict_x0, signal_and_noise
 
@@ -154,10 +154,10 @@ def ddpm_sample(
     schedule: Schedule,
     shape: tuple[int, ...],
     *,
-    inject_noise: bool = True,
+    inject_noise: bool | Bool[Array, ""] = True,
     variance: Variance = "large",
     every: int | None = None,
-    first: int = 0,
+    first: int | Int[Array, ""] = 0,
 ) -> Float[Array, "batch *shape"] | tuple[Float[Array, "batch *shape"], Trajectory]:
     """Ancestral sampling through every step of the schedule (Ho et al. 2020, algorithm 2).
 
@@ -197,7 +197,7 @@ def ddim_sample(
     eta: float | Real[Array, ""] = 0.0,
     spacing: Spacing = "trailing",
     every: int | None = None,
-    first: int = 0,
+    first: int | Int[Array, ""] = 0,
 ) -> Float[Array, "batch *shape"] | tuple[Float[Array, "batch *shape"], Trajectory]:
     """Sample in fewer, longer steps (Song et al. 2020).
 

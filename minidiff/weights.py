@@ -69,7 +69,10 @@ def load(path: Path | str, template: object) -> object:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file's content so that a crash leaves the old content or the new, never a mixture."""
+    """Replace a file's content so that a crash leaves the old content or the new, never a mixture.
+
+    OSError, naming the file, where it cannot be written; then the old content stands.
+    """
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         with open(temporary, "wb") as file:
@@ -77,8 +80,10 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # not the temporary one; a full disk names none
         raise
     if os.name == "posix":  # the rename itself must reach the disk
         folder = os.open(path.parent, os.O_RDONLY)

@@ -380,6 +380,8 @@ def check_keys(m):
     assert apart.min() > 1e-3
     other = np.asarray(m.ddpm_sample(jax.random.key(7), denoiser, schedule, (1, 3, 3, 1)))
     assert np.abs(other - one).max() > 1e-3
+    fifth = m.ddpm_sample(KEY, denoiser, schedule, (1, 3, 3, 1), first=5)
+    np.testing.assert_allclose(fifth[0], many[5], atol=1e-5)
 
 
 def check_noise_is_fresh(m):

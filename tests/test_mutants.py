@@ -164,7 +164,7 @@ MUTANTS = {
     ),
     "injected noise left in": (
         sampling,
-        "noise if inject_noise else jnp.zeros_like(noise)",
+        "jnp.where(inject_noise, noise, 0.0)",
         "noise",
         oracles.check_contraction,
     ),
@@ -194,14 +194,20 @@ MUTANTS = {
     ),
     "same key for every sample": (
         sampling,
-        "(key, jnp.arange(batch))",
-        "(key, jnp.zeros(batch, int))",
+        "first + jnp.arange(batch)",
+        "first + jnp.zeros(batch, int)",
         oracles.check_keys,
     ),
     "keys that depend on the batch": (
         sampling,
-        "(key, jnp.arange(batch))",
-        "(key, batch + jnp.arange(batch))",
+        "first + jnp.arange(batch)",
+        "batch + first + jnp.arange(batch)",
+        oracles.check_keys,
+    ),
+    "first is forgotten": (
+        sampling,
+        "first + jnp.arange(batch)",
+        "jnp.arange(batch)",
         oracles.check_keys,
     ),
     "same noise at every step": (sampling, "draw(i + 1)", "draw(1)", oracles.check_noise_is_fresh),

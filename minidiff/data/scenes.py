@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, Integer
 
 from minidiff.data.captions import MAX_WORDS, caption_words, to_text
 from minidiff.data.factors import (
@@ -149,7 +149,7 @@ def _example_keys(seed, split, index):
     return jax.random.split(jax.random.fold_in(stream, index))
 
 
-def scene(seed: int | Int[Array, ""], split: str, index: int | Int[Array, ""]) -> Scene:
+def scene(seed: int | Integer[Array, ""] | np.uint32, split: str, index: int | Int[Array, ""]) -> Scene:
     """Example `index` of a split. In "pairs", examples 2k and 2k + 1 differ in one factor.
 
     Raises:
@@ -163,16 +163,19 @@ def scene(seed: int | Int[Array, ""], split: str, index: int | Int[Array, ""]) -
     return draw_scene(key, split)
 
 
-def scenes(seed: int | Int[Array, ""], split: str, indices: Int[Array, "batch"]) -> Scene:
+def scenes(seed: int | Integer[Array, ""] | np.uint32, split: str, indices: Int[Array, "batch"]) -> Scene:
     """The examples with these indices, as one Scene with a leading axis."""
     return jax.vmap(lambda index: scene(seed, split, index))(indices)
 
 
 @struct.dataclass
 class SceneSource:
-    """Scenes as a source of batches: a pure function of (seed, split, step)."""
+    """Scenes as a source of batches: a pure function of (seed, split, step).
 
-    seed: int = struct.field(pytree_node=False, default=0)
+    The seed is a leaf of the pytree, so one compiled program serves every seed.
+    """
+
+    seed: int | jax.Array = np.uint32(0)
     split: str = struct.field(pytree_node=False, default="train")
     size: int = struct.field(pytree_node=False, default=16)
     batch_size: int = struct.field(pytree_node=False, default=64)

@@ -60,7 +60,9 @@ def open_source(
     if spec == "scenes":
         from minidiff.data.scenes import SceneSource
 
-        return SceneSource(seed=seed, split=split, size=size or DEFAULT_SIZE, batch_size=batch_size)
+        return SceneSource(
+            seed=np.uint32(seed), split=split, size=size or DEFAULT_SIZE, batch_size=batch_size
+        )
     if kind == "tfds" and rest:
         from minidiff.data.prepared import prepared_source
 

@@ -16,7 +16,7 @@ import numpy as np
 from minidiff import judge, plot
 from minidiff.data.sources import Source, open_source
 from minidiff.errors import InputError
-from minidiff.guidance import ClipX0
+from minidiff.guidance import ClipX0, FromV
 from minidiff.layers import count_parameters
 from minidiff.noising import Schedule, add_noise, cosine_schedule, linear_schedule, noise_loss
 from minidiff.sampling import ddim_sample, ddpm_sample
@@ -44,6 +44,7 @@ class Config(TrainConfig):
     attention: tuple[int, ...] = setting((1,), "levels with self-attention")
     patch: int = setting(2, "pixels per position of the finest level", low=1, high=8)
     schedule: str = setting("cosine", "of the noise", choices=tuple(SCHEDULES))
+    objective: str = setting("v", "what the network predicts", choices=("eps", "v"))
     timesteps: int = setting(1000, "T, steps from image to noise", low=2, high=100_000)
     sample_steps: int = setting(50, "DDIM steps of pictures and report", low=1)
     report_count: int = setting(256, "samples that the report measures", low=8)
@@ -73,6 +74,10 @@ class Config(TrainConfig):
 
     def noise_schedule(self) -> Schedule:
         return SCHEDULES[self.schedule](self.timesteps)
+
+    def denoiser(self, unet: UNet) -> object:
+        """The network as (xt, t) -> eps, whatever it predicts itself."""
+        return FromV(unet, self.noise_schedule()) if self.objective == "v" else unet
 
 
 PRESETS = {
@@ -137,7 +142,7 @@ class Diffusion:
 
     @property
     def denoiser(self) -> ClipX0:
-        return ClipX0(self.unet, self.schedule)
+        return ClipX0(self.config.denoiser(self.unet), self.schedule)
 
 
 def load(path: str | Path) -> Diffusion:
@@ -196,8 +201,10 @@ def run(out: str, config: Config, *, progress: bool = True) -> Run:
     folder = open_run(out, "ddpm", config, image_shape=list(shape))
     schedule = config.noise_schedule()
 
+    weight = 1 / schedule.alpha_bar if config.objective == "v" else None
+
     def loss(key, unet, batch):
-        return noise_loss(key, unet, schedule, batch["image"])
+        return noise_loss(key, config.denoiser(unet), schedule, batch["image"], weight)
 
     def on_picture(state: TrainState, step: int) -> None:
         grids = []

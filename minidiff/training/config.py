@@ -1,6 +1,7 @@
 """Settings of a run: frozen dataclasses whose fields know their range, and ``field=value`` text."""
 
 import dataclasses
+import math
 import types
 import typing
 
@@ -17,8 +18,8 @@ def setting(default, text: str, *, low=None, high=None, choices: tuple = ()):
 class TrainConfig:
     """What every recipe is told about training. InputError names the first value out of range."""
 
-    steps: int = setting(1000, "training steps", low=1)
-    batch_size: int = setting(64, "images per step", low=1)
+    steps: int = setting(1000, "training steps", low=1, high=2**31 - 1)
+    batch_size: int = setting(64, "images per step", low=1, high=65_536)
     learning_rate: float = setting(1e-3, "highest learning rate", low=0.0, high=1.0)
     warmup: int = setting(100, "steps to reach it", low=0)
     weight_decay: float = setting(0.0, "AdamW's decay of matrices", low=0.0)
@@ -26,7 +27,7 @@ class TrainConfig:
     ema_decay: float = setting(0.999, "of the averaged weights", low=0.0, high=1.0)
     dtype: str = setting("float32", "compute in", choices=("float32", "bfloat16"))
     seed: int = setting(0, "of weights, data and noise", low=0, high=2**32 - 1)
-    log_every: int = setting(25, "steps per dispatch and per line of metrics", low=1)
+    log_every: int = setting(25, "steps per dispatch and per line of metrics", low=1, high=10_000)
     picture_every: int = setting(0, "steps between pictures; 0: only at the end", low=0)
     checkpoint_every: int = setting(500, "steps between checkpoints", low=1)
 
@@ -48,8 +49,10 @@ def _check(field: dataclasses.Field, value) -> None:
     if choices and value not in choices:
         raise InputError(f"{field.name}={value} is not one of {', '.join(map(str, choices))}")
     below = low is not None and not value >= low  # not >=: NaN is out of every range
-    if below or (high is not None and not value <= high):
+    above = low is not None and (value == math.inf if high is None else not value <= high)
+    if below or above:
         allowed = f"at least {low}" if high is None else f"from {low} to {high}"
+        allowed += ", and finite" if value == math.inf and high is None else ""
         raise InputError(f"{field.name}={value} is out of range: it must be {allowed}")
 
 

@@ -13,6 +13,7 @@ goes on from its last checkpoint, and ends with the weights it would have had an
 import dataclasses
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from minidiff.training.config import TrainConfig
 from minidiff.training.state import TrainState, fit, make_optimizer, make_train_step
 
 KEPT = 2  # checkpoints
+CHECKPOINT = re.compile(r"step_(\d{8,})\.safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,10 @@ class Run:
     def read_json(self, name: str) -> dict:
         """A JSON file of the folder. InputError if it is missing or damaged."""
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
+            content = json.loads((self.path / name).read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("not a JSON object")
+            return content
         except FileNotFoundError:
             raise InputError(f"{self.path} is not a run folder: it has no {name}") from None
         except (OSError, ValueError) as error:
@@ -66,7 +71,8 @@ class Run:
 
     def saved_steps(self) -> list[int]:
         """Steps at which there is a checkpoint, ascending."""
-        return sorted(int(p.stem.removeprefix("step_")) for p in self.checkpoints.glob("step_*"))
+        names = (path.name for path in self.checkpoints.glob("step_*"))
+        return sorted(int(found[1]) for name in names if (found := CHECKPOINT.fullmatch(name)))
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:08d}.safetensors"
@@ -105,7 +111,7 @@ def open_run(path: Path | str, recipe: str, config: TrainConfig, **facts) -> Run
         if (run.path / "config.json").exists():
             _check_same(run, asked)
         else:
-            if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            if run.path.exists() and (not run.path.is_dir() or _has_content(run.path)):
                 raise InputError(f"{path} holds something else: choose a new folder for --out")
             run.path.mkdir(parents=True, exist_ok=True)
             versions = {"jax": jax.__version__, "backend": jax.default_backend()}
@@ -119,6 +125,11 @@ def open_run(path: Path | str, recipe: str, config: TrainConfig, **facts) -> Run
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror or error}") from None
     return run
+
+
+def _has_content(folder: Path) -> bool:
+    """Whether it holds more than what a killed writer of config.json may have left there."""
+    return any(not path.name.startswith(weights.TEMPORARY) for path in folder.iterdir())
 
 
 def _check_same(run: Run, asked: dict) -> None:
@@ -167,7 +178,10 @@ def train(
         weight_decay=config.weight_decay,
         clip=config.clip,
     )
-    state = jax.jit(lambda key: TrainState.init(init(key), optimizer))(init_key)
+    # It runs once: not worth the seconds of optimising that each of its many arrays would take.
+    options = {"xla_backend_optimization_level": 0}
+    begin = jax.jit(lambda key: TrainState.init(init(key), optimizer), compiler_options=options)
+    state = begin(init_key)
     state = run.restore(state)
     begun = int(state.step)
     train_step = make_train_step(
