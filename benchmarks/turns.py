@@ -93,7 +93,7 @@ def table(rows: dict[str, dict]) -> str:
 
 def save(out: Path | None, key: str, machine: dict, result: dict) -> Path:
     """Put the result under its key in the machine's file, beside those of other benchmarks."""
-    slug = re.sub(r"\W+", "-", f"{machine['cpu']} {machine['cpu_count']} cores".lower())
+    slug = re.sub(r"\W+", "-", f"{machine['cpu']} {os.cpu_count()} cores".lower())
     out = out or Path(__file__).parent / "results" / f"{slug}.json"
     out.parent.mkdir(exist_ok=True)
     results = json.loads(out.read_text()) if out.exists() else {}

@@ -85,10 +85,12 @@ def strips(
     figure.suptitle(title, fontsize=10)
     grid = figure.subplots(len(rows), count, squeeze=False)
     for (name, images), line in zip(rows, grid, strict=True):
-        for i, (axes, image) in enumerate(zip(line, images, strict=True)):
-            heading = columns[i] if line is grid[0] and len(columns) else ""
-            _show(axes, tile(image[None], gap=0), heading)
+        for axes, image in zip(line, images, strict=True):
+            _show(axes, tile(image[None], gap=0))
         line[0].set_ylabel(name, fontsize=9)
+    if columns:
+        for axes, heading in zip(grid[0], columns, strict=True):
+            axes.set_title(heading, fontsize=9)
     figure.tight_layout()
     return figure
 

@@ -28,20 +28,24 @@ class UNetConfig:
     """What a U-Net is made of. ``UNetConfig.sized(width)`` sets all of it from one number."""
 
     image_channels: int = 3
-    channels: tuple[int, ...] = (
-        32,
-        64,
-        64,
-    )  # at each level, finest first; each level halves the side
+    # Channels of each level, finest first; each level has half the side of the one before.
+    channels: tuple[int, ...] = (32, 64, 64)
     blocks: int = 1  # ResBlocks per level on the way down; one more on the way up
     attention: tuple[int, ...] = ()  # levels with self-attention; the middle always has it
     heads: int = 1
     groups: int = 8
     patch: int = 1  # a patch x patch square of pixels is one position of the finest level
 
+    def __post_init__(self):
+        unknown = set(self.attention) - set(range(len(self.channels)))
+        if unknown:
+            raise ValueError(
+                f"attention at {sorted(unknown)}: levels are 0 to {len(self.channels) - 1}"
+            )
+
     @classmethod
     def sized(cls, width: int, **settings) -> "UNetConfig":
-        """The dial: ``width`` channels at the finest level, twice that below, attention at the last."""
+        """The dial: ``width`` channels at the finest level, twice that at two coarser ones."""
         return cls(channels=(width, 2 * width, 2 * width), **settings)
 
     def check_image(self, side: int) -> None:

@@ -4,6 +4,7 @@ Every array is stored under its path in the tree (``model.down.0.blocks.1.conv1.
 written whole or not at all: to a temporary name, flushed to the disk, then renamed.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -19,8 +20,8 @@ TEMPORARY = ".tmp-"
 LISTED = 3  # names that an error message spells out
 
 
-def flatten(tree: object) -> dict[str, jax.Array]:
-    """The arrays of a pytree by their dotted path."""
+def flatten(tree: object) -> dict[str, object]:
+    """The arrays (or ShapeDtypeStructs) of a pytree by their dotted path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
@@ -47,7 +48,8 @@ def unflatten(template: object, arrays: dict[str, np.ndarray], source: str = "fi
 
 def save(path: Path | str, tree: object, metadata: dict[str, str] | None = None) -> None:
     """Write the arrays of a pytree; an existing file is replaced only once the new one is whole."""
-    arrays = {name: np.asarray(leaf) for name, leaf in jax.device_get(flatten(tree)).items()}
+    # order="C": safetensors would write the memory of a transposed array as it lies.
+    arrays = {n: np.asarray(leaf, order="C") for n, leaf in jax.device_get(flatten(tree)).items()}
     write_atomically(Path(path), safetensors.numpy.save(arrays, metadata))
 
 
@@ -81,7 +83,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         if isinstance(error, OSError):
             error.filename = str(path)  # not the temporary one; a full disk names none
         raise

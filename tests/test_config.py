@@ -50,7 +50,7 @@ def test_values_by_the_type_of_the_field(text, value):
 def test_switches():
     assert override(Switch(), ["on=true"]).on is True
     assert override(Switch(on=True), ["on=False"]).on is False
-    with pytest.raises(InputError, match="^on=yes: on must be true or false$"):
+    with pytest.raises(InputError, match=r"^on=yes: on must be true or false$"):
         override(Switch(), ["on=yes"])
 
 
@@ -122,20 +122,24 @@ def test_one_line_names_field_value_and_what_is_allowed(text):
         assert part in message
 
 
+def outcome(text):
+    """The config, or what is said instead."""
+    try:
+        return override(CONFIG, [text])
+    except InputError as error:
+        return str(error)
+
+
 @given(st.text(max_size=20))
 def test_any_text_is_understood_or_refused(text):
-    try:
-        assert isinstance(override(CONFIG, [text]), ddpm.Config)
-    except InputError as error:
-        assert "\n" not in str(error)
+    said = outcome(text)
+    assert isinstance(said, ddpm.Config) or "field" in said
 
 
 @given(st.sampled_from([field.name for field in dataclasses.fields(CONFIG)]), st.text(max_size=9))
 def test_any_value_is_understood_or_refused(name, value):
-    try:
-        assert isinstance(override(CONFIG, [f"{name}={value}"]), ddpm.Config)
-    except InputError as error:
-        assert name in str(error)
+    said = outcome(f"{name}={value}")
+    assert isinstance(said, ddpm.Config) or name in said
 
 
 def test_ranges_hold_without_override_too():

@@ -22,8 +22,8 @@ def the_judge():
 
 
 @functools.cache
-def real(count=COUNT, side=16, split="test", seed=0):
-    return judging.real_scenes(seed, split, side, count)
+def real(count=COUNT, side=16, seed=0):
+    return judging.real_scenes(seed, "test", side, count)
 
 
 @functools.cache
@@ -47,17 +47,18 @@ def test_right_on_real_scenes():
     assert (right >= 0.98).all(), dict(zip(FACTORS, right, strict=True))
 
 
-def test_right_on_larger_scenes():
-    scenes = real(side=32)
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [32, 64])
+def test_right_on_larger_scenes(side):
+    scenes = real(side=side)
     seen = judging.look(the_judge(), scenes["image"])
     assert (metrics.accuracy(seen["factors"], scenes["factors"]) >= 0.95).all()
 
 
-def test_real_scenes_depend_on_seed_and_split():
+def test_real_scenes_depend_on_the_seed():
     first = real()
     assert np.array_equal(first["image"], real(2048)["image"][:COUNT])
-    for other in (real(seed=1), real(split="train")):
-        assert not np.array_equal(first["image"], other["image"])
+    assert not np.array_equal(first["image"], real(seed=1)["image"])
     assert first["factors"].shape == (COUNT, len(FACTORS))
     assert first["image"].shape == (COUNT, 16, 16, 3)
 
@@ -137,14 +138,16 @@ def test_other_real_scenes_are_at_the_floor():
 def test_noise_is_told_from_scenes():
     report = report_on("noise")
     assert report["frechet"]["made"] > 5 * report["frechet"]["floor"]
-    assert report["coverage"]["made"] < 0.05
-    assert report["certain"]["made"] < 0.5
+    assert report["certain"]["made"] < 0.2
+    # Between the scenes of 96 features there is room: coverage alone would not tell.
+    assert report["coverage"]["made"] < 0.6 * report["coverage"]["floor"]
 
 
 def test_a_few_scenes_repeated_are_told_from_many():
     report = report_on("few")
     assert report["frechet"]["made"] > 3 * report["frechet"]["floor"]
     assert report["coverage"]["made"] < 0.2
+    assert report["commonest_subject"]["made"] > 2 * report["commonest_subject"]["floor"]
 
 
 def test_the_table_shows_every_number():

@@ -27,7 +27,9 @@ def test_pixels_come_back_from_floats():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (4, 2, 2), (5, 3, 2), (16, 4, 4)])
+@pytest.mark.parametrize(
+    ("count", "columns", "rows"), [(1, 1, 1), (4, 2, 2), (5, 3, 2), (16, 4, 4)]
+)
 def test_tile_lays_images_in_rows(count, columns, rows, channels):
     made = images(count, channels=channels)
     sheet = plot.tile(made)

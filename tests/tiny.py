@@ -2,7 +2,7 @@
 
 SETTINGS = [
     "size=8", "channels=8", "patch=2", "timesteps=8", "sample_steps=2", "report_count=16",
-    "steps=60", "log_every=2", "checkpoint_every=2", "batch_size=4",
+    "steps=200", "log_every=2", "checkpoint_every=2", "batch_size=4",
 ]  # fmt: skip
 
 

@@ -149,7 +149,9 @@ def _example_keys(seed, split, index):
     return jax.random.split(jax.random.fold_in(stream, index))
 
 
-def scene(seed: int | Integer[Array, ""] | np.uint32, split: str, index: int | Int[Array, ""]) -> Scene:
+def scene(
+    seed: int | Integer[Array, ""] | np.uint32, split: str, index: int | Int[Array, ""]
+) -> Scene:
     """Example `index` of a split. In "pairs", examples 2k and 2k + 1 differ in one factor.
 
     Raises:
@@ -163,7 +165,9 @@ def scene(seed: int | Integer[Array, ""] | np.uint32, split: str, index: int | I
     return draw_scene(key, split)
 
 
-def scenes(seed: int | Integer[Array, ""] | np.uint32, split: str, indices: Int[Array, "batch"]) -> Scene:
+def scenes(
+    seed: int | Integer[Array, ""] | np.uint32, split: str, indices: Int[Array, "batch"]
+) -> Scene:
     """The examples with these indices, as one Scene with a leading axis."""
     return jax.vmap(lambda index: scene(seed, split, index))(indices)
 

@@ -154,7 +154,7 @@ def load(path: str | Path) -> Diffusion:
     try:
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in there["config"].items()}
         config, shape = Config(**fields), tuple(there["image_shape"])
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{run.path / 'config.json'} is not of this version: {error}") from None
     template = jax.eval_shape(lambda k: UNet.init(k, config.unet(shape[-1])), jax.random.key(0))
     return Diffusion(config, run.load_ema(template), shape)

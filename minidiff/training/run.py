@@ -136,7 +136,9 @@ def _check_same(run: Run, asked: dict) -> None:
     there = run.read_json("config.json")
     if there.get("recipe") != asked["recipe"]:
         raise InputError(f"{run.path} is a run of {there.get('recipe')}, not of {asked['recipe']}")
-    old, new = ({**of, **of.get("config", {})} for of in (there, asked))
+    if not isinstance(there.get("config"), dict):
+        raise InputError(f"{run.path / 'config.json'} is damaged: it holds no settings")
+    old, new = ({**of, **of["config"]} for of in (there, asked))
     changed = [
         f"{name} is {old.get(name)} there, {new[name]} here"
         for name in new
