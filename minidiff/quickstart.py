@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from minidiff import plot
+from minidiff import judge, plot
 from minidiff.data.scenes import SceneSource
 from minidiff.recipes import ddpm
 
@@ -45,7 +45,7 @@ def run(out: str | Path, preset: str = "cpu") -> None:
     folder.write_json("report.json", report)
     pictures = ("scenes", "noising", "filmstrip", "samples", "noise_on_off", "loss")
     text = (folder.path / "report.md").read_text(encoding="utf-8").split("\n![")[0]
-    judged = "\n".join(ddpm.judge.table(report["judge"]).splitlines())
+    judged = judge.table(report["judge"])
     links = "\n".join(f"![{name}](figures/{name}.png)" for name in pictures)
     folder.write_text("report.md", f"{text}\n{judged}\n\n{links}\n")
     print(f"\n{judged}\n\nDone in {report['seconds']['all']:.0f} s. Look at:")

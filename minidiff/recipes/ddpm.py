@@ -93,7 +93,14 @@ PRESETS = {
         ema_decay=0.9,
     ),
     "cpu": Config(
-        steps=1500, learning_rate=1.5e-3, picture_every=500, ema_decay=0.995, log_every=25
+        steps=2800,
+        batch_size=32,
+        learning_rate=2e-3,
+        channels=(32, 96),
+        ema_decay=0.995,
+        log_every=50,
+        picture_every=1000,
+        checkpoint_every=700,
     ),
     "gpu": Config(
         steps=20_000,
