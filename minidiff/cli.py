@@ -115,12 +115,13 @@ def _png(text: str) -> Path:
 def _sample(args: argparse.Namespace) -> None:
     out = _png(args.out)
     from minidiff.recipes import ddpm
+    from minidiff.sampling import ddpm_sample
 
     model = ddpm.load(args.run)
     if args.sampler == "ddpm":
         if args.steps:
             raise InputError("--steps belongs to --sampler ddim: ddpm takes every step")
-        settings = {"sampler": ddpm.ddpm_sample}
+        settings = {"sampler": ddpm_sample}
     else:
         settings = {"steps": args.steps or model.config.sample_steps}
         if settings["steps"] > model.config.timesteps:

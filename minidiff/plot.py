@@ -77,7 +77,9 @@ def _wrap(text: str, width: int) -> str:
 
 
 def strips(
-    rows: Sequence[tuple[str, Images]], columns: Sequence[str] = (), title: str = ""
+    rows: Sequence[tuple[str, Float[np.ndarray, "count height width _"]]],
+    columns: Sequence[str] = (),
+    title: str = "",
 ) -> Figure:
     """Named rows of images, with a heading over each column: noising strips and filmstrips."""
     count = len(rows[0][1])

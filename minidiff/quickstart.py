@@ -4,11 +4,16 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from minidiff import judge, plot
 from minidiff.data.scenes import SceneSource
+from minidiff.noising import Schedule, add_noise
 from minidiff.recipes import ddpm
+from minidiff.sampling import ddpm_sample
+
+FRAMES = 10  # of a strip
 
 
 def run(out: str | Path, preset: str = "cpu") -> None:
@@ -23,8 +28,8 @@ def run(out: str | Path, preset: str = "cpu") -> None:
     model = ddpm.load(folder.path)
     key = jax.random.key(config.seed)
     figures = folder.figures
-    plot.save(ddpm.filmstrip(key, model), figures / "filmstrip.png")
-    plot.save(ddpm.noise_on_off(key, model), figures / "noise_on_off.png")
+    plot.save(filmstrip(key, model), figures / "filmstrip.png")
+    plot.save(noise_on_off(key, model), figures / "noise_on_off.png")
     sampled = time.monotonic()
 
     print("3/3  drawing", flush=True)
@@ -33,7 +38,7 @@ def run(out: str | Path, preset: str = "cpu") -> None:
     captions = source.captions(batch["words"])
     sheet = plot.contact_sheet(batch["image"], captions, "scenes and their captions")
     plot.save(sheet, figures / "scenes.png")
-    strip = ddpm.noising_strip(key, model.schedule, np.asarray(batch["image"][0]))
+    strip = noising_strip(key, model.schedule, np.asarray(batch["image"][0]))
     plot.save(strip, figures / "noising.png")
 
     report = folder.read_json("report.json")
@@ -52,3 +57,36 @@ def run(out: str | Path, preset: str = "cpu") -> None:
     for name in pictures:
         print(f"  {figures / f'{name}.png'}")
     print(f"  {folder.path / 'report.md'}")
+
+
+def noising_strip(key: jax.Array, schedule: Schedule, image: np.ndarray):
+    """One image at nine points on its way to noise."""
+    ts = np.linspace(0, schedule.steps - 1, FRAMES - 1).astype(np.int32)
+    eps = jax.random.normal(key, (len(ts), *image.shape))
+    noised = add_noise(schedule, jnp.broadcast_to(image, eps.shape), jnp.asarray(ts), eps)
+    strip = np.concatenate([image[None], np.asarray(noised)])
+    return plot.strips([("", strip)], ["image", *(f"t = {t}" for t in ts)], "forward: add noise")
+
+
+def filmstrip(key: jax.Array, model: ddpm.Diffusion, count: int = 3):
+    """Samples on their way from noise: what the network is given, and the image it foresees."""
+    steps = model.config.timesteps
+    x0, seen = ddpm_sample(
+        key, model.denoiser, model.schedule, (count, *model.image_shape), every=-(-steps // FRAMES)
+    )
+    rows = []
+    for i in range(count):
+        rows.append(("x at t", np.append(seen.xt[:, i], x0[None, i], axis=0)))
+        rows.append(("foreseen x0", np.append(seen.x0[:, i], x0[None, i], axis=0)))
+    columns = [*(f"t = {t}" for t in np.asarray(seen.t)), "image"]
+    return plot.strips(rows, columns, "reverse: remove noise")
+
+
+def noise_on_off(key: jax.Array, model: ddpm.Diffusion, count: int = 16):
+    """DDPM as it is, and without its fresh noise, from the same start."""
+    settings = {"sampler": ddpm_sample, "at_once": count}
+    panels = [
+        ("fresh noise at every step", ddpm.draw(key, model, count, **settings)),
+        ("none", ddpm.draw(key, model, count, inject_noise=False, **settings)),
+    ]
+    return plot.side_by_side(panels, "DDPM with and without injected noise, same seed")

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 
-from minidiff.guidance import ClipX0
-from minidiff.noising import linear_schedule, predict_x0
+from minidiff.guidance import ClipX0, FromV
+from minidiff.noising import add_noise, linear_schedule, predict_x0, to_v
 from minidiff.sampling import ddim_sample, ddpm_sample
 
 KEY = jax.random.key(0)
@@ -51,3 +51,16 @@ def test_a_low_precision_denoiser_is_clipped_in_float32():
         return xt.astype(jnp.bfloat16)
 
     assert ClipX0(low, SCHEDULE)(jnp.ones((2, 3)), jnp.array([1, 2])).dtype == jnp.float32
+
+
+def test_a_network_that_predicts_v_becomes_a_denoiser():
+    rng = np.random.default_rng(1)
+    x0, eps = (jnp.float32(rng.normal(size=(6, 5))) for _ in range(2))
+    t = jnp.arange(6) * 7
+    v = to_v(SCHEDULE, x0, t, eps)
+    xt = add_noise(SCHEDULE, x0, t, eps)
+    denoiser = FromV(jax.tree_util.Partial(lambda xt, t: v), SCHEDULE)
+    np.testing.assert_allclose(denoiser(xt, t), eps, atol=1e-5)
+    # The opposite sign would give back something else.
+    wrong = FromV(jax.tree_util.Partial(lambda xt, t: -v), SCHEDULE)
+    assert jnp.abs(wrong(xt, t) - eps).max() > 0.1

@@ -97,8 +97,8 @@ MUTANTS = {
     ),
     "loss: t from half of the schedule": (
         noising,
-        "t = jax.random.randint(t_key, x0.shape[:1], 0, schedule.steps)\n    eps =",
-        "t = jax.random.randint(t_key, x0.shape[:1], 0, schedule.steps // 2)\n    eps =",
+        "uniform_steps(t_key, x0.shape[0], schedule.steps)",
+        "uniform_steps(t_key, x0.shape[0], schedule.steps // 2)",
         oracles.check_noise_loss,
     ),
     "single step: one step too late": (

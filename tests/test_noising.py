@@ -160,3 +160,28 @@ def test_noise_step_at_each_t():
     x, eps = jnp.full(3, 2.0), jnp.full(3, -1.0)
     expected = 2 * np.sqrt([0.9, 0.7, 0.5]) - np.sqrt([0.1, 0.3, 0.5])
     np.testing.assert_allclose(noise_step(schedule, x, jnp.arange(3), eps), expected, rtol=1e-6)
+
+
+@given(batch=st.integers(1, 70), steps=st.integers(1, 1000), seed=st.integers(0, 99))
+def test_steps_of_a_batch_are_spread_evenly(batch, steps, seed):
+    t = np.asarray(noising.uniform_steps(jax.random.key(seed), batch, steps))
+    assert t.min() >= 0
+    assert t.max() < steps
+    # Every batch-th part of the schedule is met once, wherever the grid begins.
+    met = np.sort(t.astype(np.float64))
+    assert np.diff(met).max(initial=0) <= steps / batch + 1
+
+
+def test_a_weight_of_one_over_alpha_bar_is_the_error_on_v():
+    schedule = noising.cosine_schedule(50)
+    x0 = jnp.float32(np.random.default_rng(0).normal(size=(16, 4)))
+
+    def silent(xt, t):
+        """A network that always says v = 0."""
+        return noising.from_v(schedule, xt, t, jnp.zeros_like(xt))[1]
+
+    found = noising.noise_loss(jax.random.key(1), silent, schedule, x0, 1 / schedule.alpha_bar)
+    t_key, eps_key = jax.random.split(jax.random.key(1))
+    t = noising.uniform_steps(t_key, 16, 50)
+    v = noising.to_v(schedule, x0, t, jax.random.normal(eps_key, x0.shape))
+    np.testing.assert_allclose(found, jnp.mean(jnp.square(v)), rtol=1e-3)

@@ -10,7 +10,6 @@ import dataclasses
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from minidiff import judge, plot
@@ -18,8 +17,8 @@ from minidiff.data.sources import Source, open_source
 from minidiff.errors import InputError
 from minidiff.guidance import ClipX0, FromV
 from minidiff.layers import count_parameters
-from minidiff.noising import Schedule, add_noise, cosine_schedule, linear_schedule, noise_loss
-from minidiff.sampling import ddim_sample, ddpm_sample
+from minidiff.noising import Schedule, cosine_schedule, linear_schedule, noise_loss
+from minidiff.sampling import ddim_sample
 from minidiff.training.config import TrainConfig, setting
 from minidiff.training.run import Run, open_run, train
 from minidiff.training.state import TrainState
@@ -28,7 +27,6 @@ from minidiff.unet import UNet, UNetConfig
 SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}
 AT_ONCE = 64  # images sampled per call
 GRID = 16  # images in a picture made while training
-FRAMES = 10
 # Sampling keys; training folds its own out of the same seed in another way.
 SAMPLE_STREAM, GRID_STREAM = 1, 2
 
@@ -272,36 +270,3 @@ def _report_text(report: dict) -> str:
     if "judge" in report:
         lines += ["", judge.table(report["judge"])]
     return "\n".join(lines) + "\n"
-
-
-def noising_strip(key: jax.Array, schedule: Schedule, image: np.ndarray):
-    """One image at nine points on its way to noise."""
-    ts = np.linspace(0, schedule.steps - 1, FRAMES - 1).astype(np.int32)
-    eps = jax.random.normal(key, (len(ts), *image.shape))
-    noised = add_noise(schedule, jnp.broadcast_to(image, eps.shape), jnp.asarray(ts), eps)
-    strip = np.concatenate([image[None], np.asarray(noised)])
-    return plot.strips([("", strip)], ["image", *(f"t = {t}" for t in ts)], "forward: add noise")
-
-
-def filmstrip(key: jax.Array, model: Diffusion, count: int = 3):
-    """Samples on their way from noise: what the network is given, and the image it foresees."""
-    steps = model.config.timesteps
-    x0, seen = ddpm_sample(
-        key, model.denoiser, model.schedule, (count, *model.image_shape), every=-(-steps // FRAMES)
-    )
-    rows = []
-    for i in range(count):
-        rows.append(("x at t", np.append(seen.xt[:, i], x0[None, i], axis=0)))
-        rows.append(("foreseen x0", np.append(seen.x0[:, i], x0[None, i], axis=0)))
-    columns = [*(f"t = {t}" for t in np.asarray(seen.t)), "image"]
-    return plot.strips(rows, columns, "reverse: remove noise")
-
-
-def noise_on_off(key: jax.Array, model: Diffusion, count: int = 16):
-    """DDPM as it is, and without its fresh noise, from the same start."""
-    settings = {"sampler": ddpm_sample, "at_once": count}
-    panels = [
-        ("fresh noise at every step", draw(key, model, count, **settings)),
-        ("none", draw(key, model, count, inject_noise=False, **settings)),
-    ]
-    return plot.side_by_side(panels, "DDPM with and without injected noise, same seed")

@@ -1,0 +1,27 @@
+"""The first line of the README, at the smallest preset."""
+
+import json
+
+from PIL import Image
+
+from minidiff.cli import main
+
+PICTURES = ("scenes", "noising", "filmstrip", "samples", "noise_on_off", "loss")
+
+
+def test_quickstart_leaves_its_pictures_and_a_report(tmp_path, capsys):
+    out = tmp_path / "story"
+    assert main(["quickstart", "--preset", "smoke", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    text = (out / "report.md").read_text(encoding="utf-8")
+    for name in PICTURES:
+        path = out / "figures" / f"{name}.png"
+        assert str(path) in said
+        assert f"(figures/{name}.png)" in text
+        with Image.open(path) as picture:
+            picture.load()
+            assert len(picture.getcolors(picture.width * picture.height)) > 2
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert min(report["judge"]["accuracy"].values()) >= 0.98
+    assert {"made", "floor"} == set(report["judge"]["frechet"])
+    assert report["seconds"]["all"] > 0
