@@ -3,7 +3,8 @@
     minidiff train ddpm --preset cpu --data scenes --out runs/ddpm
     minidiff sample runs/ddpm --count 64 --out samples.png
 
-Two cores, preset cpu: MINUTES below. Expect most samples to be scenes that a person can name.
+Two cores, preset cpu: 3.9 minutes. Expect a Frechet distance near 200 (other real scenes: 149): clear
+backgrounds, colours and hats, subjects that are often hard to name.
 """
 
 import dataclasses
@@ -130,7 +131,7 @@ PRESETS = {
         report_count=4096,
     ),
 }
-MINUTES = {"smoke": 0.4, "cpu": 3.5}
+MINUTES = {"cpu": 3.9}
 
 
 @dataclasses.dataclass(frozen=True)
