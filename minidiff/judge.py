@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from minidiff import metrics, weights
 from minidiff.data.factors import FACTORS
-from minidiff.data.scenes import SceneSource
+from minidiff.data.sources import open_source
 from minidiff.errors import InputError
 from minidiff.layers import Conv, GroupNorm, Linear
 
@@ -112,7 +112,7 @@ def look(judge: Judge, images: Float[np.ndarray, "n side side 3"]) -> dict[str, 
 
 def real_scenes(seed: int, split: str, size: int, count: int) -> dict[str, np.ndarray]:
     """``count`` images and factors of a split, drawn with a seed of their own."""
-    source = SceneSource(seed=np.uint32(seed), split=split, size=size, batch_size=AT_ONCE)
+    source = open_source("scenes", seed=seed, split=split, size=size, batch_size=AT_ONCE)
     draw = jax.jit(lambda source, step: source.batch(step))
     parts = [draw(source, step) for step in range(-(-count // AT_ONCE))]
     return {

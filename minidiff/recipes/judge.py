@@ -9,12 +9,11 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from minidiff import metrics, weights
 from minidiff.data.factors import FACTORS
-from minidiff.data.scenes import SceneSource
+from minidiff.data.sources import open_source
 from minidiff.judge import Judge, look, real_scenes
 from minidiff.training.config import TrainConfig, setting
 from minidiff.training.run import Run, open_run, train
@@ -52,7 +51,7 @@ def loss(key: jax.Array, judge: Judge, batch: dict, noise: float = 0.0) -> jax.A
 def run(out: str, config: Config, *, progress: bool = True) -> Run:
     """Train (or go on training) the judge in the folder ``out``; then measure it."""
     folder = open_run(out, "judge", config)
-    source = SceneSource(seed=np.uint32(config.seed), size=16, batch_size=config.batch_size)
+    source = open_source(config.data, seed=config.seed, size=16, batch_size=config.batch_size)
     noisy_loss = jax.tree_util.Partial(loss, noise=config.noise)
     state = train(folder, config, Judge.init, noisy_loss, source, progress=progress)
     test = real_scenes(config.seed, "test", 16, TEST_SCENES)
