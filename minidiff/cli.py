@@ -3,11 +3,10 @@
 import argparse
 import importlib
 import sys
-from pathlib import Path
 
 from minidiff.errors import InputError
 
-RECIPES = ("ddpm", "judge")
+RECIPES = ("clip", "ddpm", "judge")
 PRESETS = ("smoke", "cpu", "gpu", "full")
 
 
@@ -30,6 +29,21 @@ def _seed(text: str) -> int:
     if not 0 <= number < 2**32:
         raise argparse.ArgumentTypeError(f"{text} is out of range: it must be from 0 to 4294967295")
     return number
+
+
+def _model(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "model", help="a run of train clip, a Hugging Face folder, or OpenAI's .safetensors"
+    )
+
+
+def _templates(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--templates",
+        nargs="+",
+        metavar="TEXT",
+        help='sentences with {} for the label, averaged; default: "a {}", "a picture of a {}" ...',
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,6 +78,35 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--sampler", choices=("ddim", "ddpm"), default="ddim")
     verb.add_argument("--steps", type=_count, help="of ddim; default: as the run was told")
 
+    verb = verbs.add_parser("classify", help="zero-shot: which of these labels fits an image best?")
+    _model(verb)
+    verb.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG and others, any size")
+    verb.add_argument(
+        "--labels", nargs="+", required=True, metavar="LABEL", help='"a house" "a dog"'
+    )
+    _templates(verb)
+    verb.add_argument("--out", default="classify.png", help="picture; default: classify.png")
+
+    verb = verbs.add_parser("search", help="find images of a folder by text, or by another image")
+    _model(verb)
+    verb.add_argument("folder", help="images, at any depth")
+    verb.add_argument("queries", nargs="*", metavar="TEXT")
+    verb.add_argument("--image", nargs="+", default=[], metavar="FILE", help="images to look for")
+    verb.add_argument("--count", type=_count, default=6, help="images per query; default: 6")
+    verb.add_argument("--index", metavar="FILE", help="where the folder's embeddings are kept")
+    verb.add_argument("--out", default="search.png", help="picture; default: search.png")
+
+    verb = verbs.add_parser("arithmetic", help="the words that name the difference of two images")
+    _model(verb)
+    verb.add_argument(
+        "--plus", nargs="+", default=[], metavar="IMAGE", help="default: men with hats"
+    )
+    verb.add_argument("--minus", nargs="+", default=[], metavar="IMAGE", help="default: without")
+    verb.add_argument("--words", nargs="+", metavar="WORD", help="default: all words of the scenes")
+    verb.add_argument("--not-centred", action="store_true", help="do not take the words' mean away")
+    verb.add_argument("--seed", type=_seed, default=0)
+    verb.add_argument("--out", default="arithmetic.png", help="picture; default: arithmetic.png")
+
     verb = verbs.add_parser("data", help="look at a source: contact sheet, numbers, problems")
     verb.add_argument("source", help="scenes, digits, tfds:NAME or folder:PATH")
     verb.add_argument("--split", default="train")
@@ -89,106 +132,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def _train(args: argparse.Namespace) -> None:
-    recipe = importlib.import_module(f"minidiff.recipes.{args.recipe}")
-    config_module = importlib.import_module("minidiff.training.config")
-    if args.fields:
-        print(config_module.presets_table(recipe.PRESETS))
-        return
-    settings = [*([f"data={args.data}"] if args.data else []), *args.settings]
-    config = config_module.override(recipe.PRESETS[args.preset], settings)
-    folder = recipe.run(args.out or f"runs/{args.recipe}", config, progress=not args.quiet)
-    print((folder.path / "report.md").read_text(encoding="utf-8"))
-    print(f"The run is in {folder.path}, its report in {folder.path / 'report.md'}")
-
-
-def _png(text: str) -> Path:
-    """A path to write a picture to, checked before any work is done."""
-    path = Path(text)
-    if path.suffix.lower() != ".png":
-        raise InputError(f"--out {text} must end in .png")
-    if path.is_dir() or not path.parent.is_dir():
-        raise InputError(f"--out {text} cannot be written: there is no folder {path.parent}")
-    return path
-
-
-def _sample(args: argparse.Namespace) -> None:
-    out = _png(args.out)
-    from minidiff.recipes import ddpm
-    from minidiff.sampling import ddpm_sample
-
-    model = ddpm.load(args.run)
-    if args.sampler == "ddpm":
-        if args.steps:
-            raise InputError("--steps belongs to --sampler ddim: ddpm takes every step")
-        settings = {"sampler": ddpm_sample}
-    else:
-        settings = {"steps": args.steps or model.config.sample_steps}
-        if settings["steps"] > model.config.timesteps:
-            raise InputError(
-                f"--steps {args.steps} is more than the model's {model.config.timesteps}"
-            )
-    import jax
-
-    from minidiff import plot
-
-    images = ddpm.draw(jax.random.key(args.seed), model, args.count, **settings)
-    plot.enlarge(plot.tile(images)).save(out)
-    print(f"{args.count} samples of {args.run} are in {out}")
-
-
-def _data(args: argparse.Namespace) -> None:
-    if args.write:
-        from minidiff.data.builders import prepare
-
-        print(f"prepared in {prepare(_tfds_name(args.source), args.write)}")
-        return
-    out = _png(args.out)
-    import numpy as np
-
-    from minidiff import plot
-    from minidiff.data.describe import describe
-    from minidiff.data.sources import captions_of, open_source
-
-    source = open_source(args.source, split=args.split, size=args.size, batch_size=args.count)
-    report = describe(source)
-    batch = source.batch(0)
-    captions = captions_of(source, batch)
-    title = f"{args.source}, {args.split}"
-    plot.save(plot.contact_sheet(np.asarray(batch["image"]), captions, title), out)
-    for name, value in report.items():
-        if name != "problems":
-            print(f"{name}: {value if value is not None else 'endless'}")
-    for problem in report["problems"] or ["none found"]:
-        print(f"problem: {problem}")
-    print(f"contact sheet: {out}")
-
-
-def _tfds_name(source: str) -> str:
-    if source == "scenes":
-        return "minidiff_scenes"
-    if source.startswith("tfds:"):
-        return source.removeprefix("tfds:")
-    raise InputError(f"--write prepares scenes or tfds:NAME, not {source!r}")
-
-
-def _quickstart(args: argparse.Namespace) -> None:
-    importlib.import_module("minidiff.quickstart").run(args.out, args.preset)
-
-
-def _doctor(args: argparse.Namespace) -> None:
-    importlib.import_module("minidiff.doctor").run()
-
-
-VERBS = {
-    "quickstart": _quickstart,
-    "train": _train,
-    "sample": _sample,
-    "data": _data,
-    "doctor": _doctor,
-}
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit status is 0, or 2 after one line about bad input."""
     args = parse(arguments)
@@ -201,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser().print_help()
         return 0
     try:
-        VERBS[args.verb](args)
+        importlib.import_module("minidiff.commands").VERBS[args.verb](args)
     except InputError as error:
         return _complain(str(error))
     except OSError as error:  # a full disk, a folder that may not be written

@@ -10,9 +10,10 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Key, Real
+from jaxtyping import Array, Float, Key, Real
 
 from minidiff.kernels.conv import conv
+from minidiff.kernels.doubled_conv import doubled_conv
 from minidiff.kernels.group_norm import group_norm
 
 
@@ -74,6 +75,12 @@ class Conv:
     ) -> Float[Array, "batch new_height new_width outputs"]:
         return conv(x, self.weight, self.stride) + self.bias[None, None, None, :]
 
+    def doubled(
+        self, x: Float[Array, "batch height width inputs"]
+    ) -> Float[Array, "batch 2*height 2*width outputs"]:
+        """The same on an image of twice the side, each pixel repeated. ``kernel`` is 3, stride 1."""
+        return doubled_conv(x, self.weight) + self.bias[None, None, None, :]
+
 
 @struct.dataclass
 class GroupNorm:
@@ -120,112 +127,6 @@ class LayerNorm:
         return out.reshape(x.shape).astype(x.dtype)
 
 
-def attention(
-    q: Float[Array, "batch queries heads width"],
-    k: Float[Array, "batch keys heads width"],
-    v: Float[Array, "batch keys heads width"],
-    mask: Bool[Array, "#batch #heads queries keys"] | None = None,
-) -> Float[Array, "batch queries heads width"]:
-    r"""softmax(q k^T / sqrt(width)) v (Vaswani et al. 2017, equation 1), for every head.
-
-    ``mask`` is True where a query may look at a key. The softmax runs in float32.
-    """
-    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(q.shape[-1])
-    scores = scores.astype(jnp.float32)
-    if mask is not None:
-        scores = jnp.where(mask, scores, -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
-
-
-@struct.dataclass
-class Attention:
-    """Multi-head attention of a sequence to itself."""
-
-    query: Linear
-    key: Linear
-    value: Linear
-    out: Linear
-    heads: int = struct.field(pytree_node=False, default=1)
-
-    @classmethod
-    def init(
-        cls, key: Key[Array, ""], width: int, heads: int, *, out_scale: float = 1.0
-    ) -> "Attention":
-        """Four square projections. ValueError unless heads divides width."""
-        if width % heads:
-            raise ValueError(f"Attention: width {width} does not split into {heads} heads")
-        q, k, v, o = jax.random.split(key, 4)
-        return cls(
-            query=Linear.init(q, width, width),
-            key=Linear.init(k, width, width),
-            value=Linear.init(v, width, width),
-            out=Linear.init(o, width, width, scale=out_scale),
-            heads=heads,
-        )
-
-    def __call__(
-        self,
-        x: Float[Array, "batch tokens width"],
-        mask: Bool[Array, "#batch #heads tokens tokens"] | None = None,
-    ) -> Float[Array, "batch tokens width"]:
-        split = (*x.shape[:2], self.heads, -1)
-        q, k, v = (layer(x).reshape(split) for layer in (self.query, self.key, self.value))
-        return self.out(attention(q, k, v, mask).reshape(x.shape))
-
-
-@struct.dataclass
-class MLP:
-    """Two linear layers with a GELU between; the hidden layer is ``expand`` times as wide."""
-
-    up: Linear
-    down: Linear
-
-    @classmethod
-    def init(
-        cls, key: Key[Array, ""], width: int, *, expand: int = 4, out_scale: float = 1.0
-    ) -> "MLP":
-        up, down = jax.random.split(key)
-        return cls(
-            up=Linear.init(up, width, expand * width),
-            down=Linear.init(down, expand * width, width, scale=out_scale),
-        )
-
-    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-        return self.down(jax.nn.gelu(self.up(x), approximate=False))
-
-
-@struct.dataclass
-class TransformerBlock:
-    """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)) (Radford et al. 2019)."""
-
-    norm1: LayerNorm
-    attention: Attention
-    norm2: LayerNorm
-    mlp: MLP
-
-    @classmethod
-    def init(
-        cls, key: Key[Array, ""], width: int, heads: int, *, out_scale: float = 1.0
-    ) -> "TransformerBlock":
-        """``out_scale`` shrinks what both branches add: (2 layers)^-1/2 keeps a deep sum steady."""
-        attention_key, mlp_key = jax.random.split(key)
-        return cls(
-            norm1=LayerNorm.init(width),
-            attention=Attention.init(attention_key, width, heads, out_scale=out_scale),
-            norm2=LayerNorm.init(width),
-            mlp=MLP.init(mlp_key, width, out_scale=out_scale),
-        )
-
-    def __call__(
-        self,
-        x: Float[Array, "batch tokens width"],
-        mask: Bool[Array, "#batch #heads tokens tokens"] | None = None,
-    ) -> Float[Array, "batch tokens width"]:
-        x = x + self.attention(self.norm1(x), mask)
-        return x + self.mlp(self.norm2(x))
-
-
 def time_embedding(t: Real[Array, "batch"], width: int) -> Float[Array, "batch width"]:
     r"""Sines, then cosines, of t at width / 2 frequencies falling from 1 to 1e-4 (Ho et al. 2020).
 
@@ -236,6 +137,20 @@ def time_embedding(t: Real[Array, "batch"], width: int) -> Float[Array, "batch w
     frequencies = jnp.exp(-math.log(10_000) * jnp.arange(half) / (half - 1))
     angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+
+
+def space_to_depth(x: Float[Array, "b h w c"], patch: int) -> Float[Array, "b h2 w2 c2"]:
+    """Fold each patch x patch square of pixels into one position with patch^2 times the channels."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // patch, patch, w // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h // patch, w // patch, patch * patch * c)
+
+
+def depth_to_space(x: Float[Array, "b h w c"], patch: int) -> Float[Array, "b h2 w2 c2"]:
+    """The inverse of ``space_to_depth``."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, patch, patch, c // patch**2).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h * patch, w * patch, c // patch**2)
 
 
 def count_parameters(network: object) -> int:

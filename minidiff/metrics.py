@@ -1,7 +1,7 @@
 """How good a set of samples is: numbers from arrays, in double precision, outside any program."""
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 
 def frechet_distance(
@@ -55,3 +55,23 @@ def accuracy(
 ) -> Float[np.ndarray, "factors"]:
     """The share of rows on which each factor is right."""
     return np.mean(np.asarray(predicted) == np.asarray(true), axis=0)
+
+
+def recall(
+    similarity: Float[np.ndarray, "queries items"],
+    relevant: Bool[np.ndarray, "queries items"],
+    k: int,
+) -> float:
+    """The share of queries with a relevant item among their ``k`` most similar ones: recall@k.
+
+    An item that ties with a relevant one stands before it, so that a collapsed encoder, to which all
+    things are equal, is not taken for a perfect one. ValueError where a query has nothing relevant.
+    """
+    similarity, relevant = np.asarray(similarity), np.asarray(relevant)
+    if not relevant.any(axis=1).all():
+        raise ValueError("every query needs a relevant item")
+    best = np.where(relevant, similarity, -np.inf).max(axis=1, keepdims=True)
+    before = np.sum(
+        ~(similarity < best) & ~relevant, axis=1
+    )  # what is no number stands before, too
+    return float(np.mean(before < k))

@@ -146,20 +146,35 @@ def uniform_steps(key: Key[Array, ""], batch: int, steps: int) -> Int[Array, "{b
     return jnp.minimum((places * steps).astype(jnp.int32), steps - 1)
 
 
+def logit_normal_steps(
+    key: Key[Array, ""], batch: int, steps: int, mean: float = -0.5, std: float = 1.0
+) -> Int[Array, "{batch}"]:
+    """Indices 0 .. steps - 1 such that logit(t / steps) is normal: mostly the middle of the way.
+
+    Near pure noise there is nothing to see, near the image nothing to decide; where the drawing
+    takes shape lies between (Esser et al. 2024, section 3.1). Drawn evenly, as ``uniform_steps``.
+    """
+    places = (jnp.arange(batch) / batch + jax.random.uniform(key)) % 1.0
+    normal = jax.scipy.special.ndtri(jnp.clip(places, 1e-4, 1 - 1e-4))
+    return jnp.minimum((jax.nn.sigmoid(mean + std * normal) * steps).astype(jnp.int32), steps - 1)
+
+
 def noise_loss(
     key: Key[Array, ""],
     denoiser: Denoiser,
     schedule: Schedule,
     x0: Float[Array, "batch *shape"],
     weight: Float[Array, "T"] | None = None,
+    draw_steps: Callable[[jax.Array, int, int], jax.Array] = uniform_steps,
 ) -> Float[Array, ""]:
     """Mean squared error on the *total* noise at uniform t (equation 14, L_simple).
 
     ``weight`` multiplies the error of step t: 1 / alpha_bar makes it the error on v, which asks for
     the picture where there is hardly anything but noise; all ones is the paper's choice.
+    ``draw_steps(key, batch, T)`` draws each image's t.
     """
     t_key, eps_key = jax.random.split(key)
-    t = uniform_steps(t_key, x0.shape[0], schedule.steps)
+    t = draw_steps(t_key, x0.shape[0], schedule.steps)
     eps = jax.random.normal(eps_key, x0.shape)
     error = jnp.square(denoiser(add_noise(schedule, x0, t, eps), t).astype(jnp.float32) - eps)
     return jnp.mean(error if weight is None else at(weight, t, x0) * error)

@@ -120,6 +120,91 @@ def loss_curve(lines: Sequence[dict], title: str = "loss") -> Figure:
     return figure
 
 
+def similarity_matrices(panels: Sequence[tuple[str, np.ndarray]], title: str = "") -> Figure:
+    """Several matrices side by side, under their names and on one scale."""
+    figure = Figure(figsize=(3.4 * len(panels) + 0.8, 3.9), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    low, high = min(score.min() for _, score in panels), max(score.max() for _, score in panels)
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    for (name, score), axes in zip(panels, grid, strict=True):
+        shown = axes.imshow(score, cmap="magma", vmin=low, vmax=high, interpolation="nearest")
+        axes.set(xlabel="caption", ylabel="image", xticks=[], yticks=[])
+        axes.set_title(name, fontsize=9)
+    figure.colorbar(shown, ax=list(grid), shrink=0.8)
+    return figure
+
+
+def probabilities(
+    images: Images,
+    labels: Sequence[str],
+    chances: Float[np.ndarray, "count labels"],
+    names: Sequence[str] = (),
+) -> Figure:
+    """Each image beside a bar for the probability of every label."""
+    rows, tall = len(images), max(1.3, 0.24 * len(labels) + 0.5)
+    figure = Figure(figsize=(6.4, tall * rows + 0.2))
+    grid = figure.subplots(rows, 2, squeeze=False, width_ratios=(1, 2.6))
+    for i, (left, right) in enumerate(grid):
+        _show(left, tile(images[i : i + 1], gap=0))
+        left.set_title(names[i] if names else "", fontsize=8, parse_math=False)
+        order = np.argsort(chances[i])
+        bars = right.barh(np.arange(len(labels)), chances[i][order], color="tab:blue")
+        bars[-1].set_color("tab:orange")
+        right.set_yticks(np.arange(len(labels)), [_wrap(labels[j], 30) for j in order], fontsize=8)
+        for label in right.get_yticklabels():
+            label.set_parse_math(False)
+        right.set_xlim(0, 1)
+        right.tick_params(axis="x", labelsize=7)
+    figure.tight_layout()
+    return figure
+
+
+def galleries(
+    rows: Sequence[tuple[str, Float[np.ndarray, "_ height width _"], Sequence[str]]],
+    title: str = "",
+) -> Figure:
+    """For each query a row: its text, then the images found, each with what is written below it."""
+    count = max(len(images) for _, images, _ in rows)
+    figure = Figure(figsize=(1.35 * count + 2.2, 1.75 * len(rows) + 0.5))
+    figure.suptitle(title, fontsize=10)
+    grid = figure.subplots(len(rows), count + 1, squeeze=False)
+    for (query, images, notes), line in zip(rows, grid, strict=True):
+        for axes in line:
+            axes.axis("off")
+        line[0].text(
+            1.0, 0.5, _wrap(query, 22), fontsize=8, ha="right", va="center", parse_math=False,
+            transform=line[0].transAxes,
+        )  # fmt: skip
+        for axes, image, note in zip(line[1:], images, notes, strict=False):
+            _show(axes, tile(image[None], gap=0))
+            axes.set_title(_wrap(note, 18), fontsize=7, parse_math=False)
+    figure.tight_layout()
+    return figure
+
+
+def arithmetic(
+    before: Float[np.ndarray, "some height width channels"],
+    after: Float[np.ndarray, "others height width channels"],
+    words: Sequence[str],
+    cosines: Sequence[float] | Float[np.ndarray, "words"],
+    title: str = "",
+) -> Figure:
+    """Images after minus images before, and the words that name the difference best."""
+    figure = Figure(figsize=(8, 3.2))
+    figure.suptitle(title, fontsize=10)
+    grid = figure.subplots(1, 3, width_ratios=(1, 1, 1.5))
+    _show(grid[0], tile(after), "these")
+    _show(grid[1], tile(before), "minus these")
+    places = np.arange(len(words))[::-1]
+    grid[2].barh(places, cosines, color="tab:blue")
+    grid[2].set_yticks(places, words, fontsize=8)
+    for label in grid[2].get_yticklabels():
+        label.set_parse_math(False)
+    grid[2].set_title("nearest words (cosine)", fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
 def save(figure: Figure, path: Path | str) -> None:
     """Write the figure as PNG (dots per inch chosen so that 16-pixel images stay crisp)."""
     figure.savefig(path, dpi=110)

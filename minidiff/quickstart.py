@@ -1,5 +1,6 @@
-"""The whole story in a few minutes: draw scenes, destroy them, learn to undo it, make new ones."""
+"""The whole story in five minutes: pictures and words in one space, then pictures out of noise."""
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -7,56 +8,107 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minidiff import judge, plot
-from minidiff.data.scenes import SceneSource
+from minidiff import exam, judge, plot
+from minidiff.data.scenes import SUBJECTS, SceneSource
+from minidiff.encoder import Encoder
 from minidiff.noising import Schedule, add_noise
-from minidiff.recipes import ddpm
+from minidiff.recipes import clip, ddpm
+from minidiff.retrieval import difference, label_embeddings, rank_words, search, zero_shot
 from minidiff.sampling import ddpm_sample
+from minidiff.training.run import Run
 
 FRAMES = 10  # of a strip
+GALLERY = 500  # scenes that are searched
+QUERIES = ("a red cat wearing a hat", "a star at night", "a small green robot on the beach")
+# Enough for the pictures; `minidiff train clip --preset cpu` learns longer.
+SHORTER = {"cpu": {"steps": 250, "picture_every": 100}}
+PICTURES = (
+    "scenes", "similarity", "zero_shot", "search", "arithmetic",
+    "noising", "filmstrip", "samples", "noise_on_off", "loss",
+)  # fmt: skip
 
 
 def run(out: str | Path, preset: str = "cpu") -> None:
-    """Train the ddpm recipe on scenes under ``out`` and leave pictures and a report there."""
+    """Train CLIP and a diffusion model on scenes under ``out``; leave pictures and a report there."""
     began = time.monotonic()
-    config = ddpm.PRESETS[preset]
-    print(f"1/3  training a diffusion model on scenes ({config.steps} steps)", flush=True)
-    folder = ddpm.run(str(out), config)
-    trained = time.monotonic()
+    seconds = {}
 
-    print("2/3  sampling, with and without injected noise", flush=True)
-    model = ddpm.load(folder.path)
-    key = jax.random.key(config.seed)
-    figures = folder.figures
-    plot.save(filmstrip(key, model), figures / "filmstrip.png")
-    plot.save(noise_on_off(key, model), figures / "noise_on_off.png")
-    sampled = time.monotonic()
+    def say(text: str, name: str | None = None) -> None:
+        """Announce a part, and note when the one before it was done."""
+        if name:
+            seconds[name] = round(time.monotonic() - began - sum(seconds.values()), 1)
+        print(text, flush=True)
 
-    print("3/3  drawing", flush=True)
-    source = SceneSource(seed=config.seed, size=model.image_shape[0], batch_size=16)
-    batch = jax.device_get(source.batch(0))
-    captions = source.captions(batch["words"])
-    sheet = plot.contact_sheet(batch["image"], captions, "scenes and their captions")
-    plot.save(sheet, figures / "scenes.png")
-    strip = noising_strip(key, model.schedule, np.asarray(batch["image"][0]))
-    plot.save(strip, figures / "noising.png")
+    say("1/4  CLIP: one space for pictures and words")
+    clip_config = dataclasses.replace(clip.PRESETS[preset], **SHORTER.get(preset, {}))
+    clip_run = clip.run(str(Path(out) / "clip"), clip_config)
+    say("2/4  diffusion: a network that knows noise from picture", "clip")
+    ddpm_run = ddpm.run(str(Path(out) / "ddpm"), ddpm.PRESETS[preset])
+    say("3/4  sampling, with and without injected noise", "ddpm")
+    folder = Run(Path(out))
+    folder.figures.mkdir(exist_ok=True)
+    model = ddpm.load(ddpm_run.path)
+    key = jax.random.key(model.config.seed)
+    figures = {"filmstrip": filmstrip(key, model), "noise_on_off": noise_on_off(key, model)}
+    say("4/4  drawing", "sampling")
+    figures |= pictures_of_clip(clip.load(clip_run.path), clip_config.seed)
+    figures |= pictures_of_data(key, model)
+    for name, figure in figures.items():
+        plot.save(figure, folder.figures / f"{name}.png")
+    copies = ((clip_run, "similarity"), (ddpm_run, "samples"), (ddpm_run, "loss"))
+    for source, name in copies:
+        picture = (source.figures / f"{name}.png").read_bytes()
+        (folder.figures / f"{name}.png").write_bytes(picture)
+    say("", "drawing")
 
-    report = folder.read_json("report.json")
-    report["seconds"] = {
-        "train_and_report": round(trained - began, 1),
-        "sampling": round(sampled - trained, 1),
-        "all": round(time.monotonic() - began, 1),
-    }
-    folder.write_json("report.json", report)
-    pictures = ("scenes", "noising", "filmstrip", "samples", "noise_on_off", "loss")
-    text = (folder.path / "report.md").read_text(encoding="utf-8").split("\n![")[0]
-    judged = judge.table(report["judge"])
-    links = "\n".join(f"![{name}](figures/{name}.png)" for name in pictures)
-    folder.write_text("report.md", f"{text}\n{judged}\n\n{links}\n")
-    print(f"\n{judged}\n\nDone in {report['seconds']['all']:.0f} s. Look at:")
-    for name in pictures:
-        print(f"  {figures / f'{name}.png'}")
+    reports = {"clip": clip_run.read_json("report.json"), "ddpm": ddpm_run.read_json("report.json")}
+    seconds["all"] = round(time.monotonic() - began, 1)
+    folder.write_json(
+        "report.json", {**reports, "judge": reports["ddpm"]["judge"], "seconds": seconds}
+    )
+    judged = judge.table(reports["ddpm"]["judge"])
+    text = "\n\n".join([*clip.tables(reports["clip"]), judged])
+    links = "\n".join(f"![{name}](figures/{name}.png)" for name in PICTURES)
+    folder.write_text("report.md", f"# quickstart\n\n{text}\n\n{links}\n")
+    print(f"{text}\n\nDone in {seconds['all']:.0f} s. Look at:")
+    for name in PICTURES:
+        print(f"  {folder.figures / f'{name}.png'}")
     print(f"  {folder.path / 'report.md'}")
+
+
+def pictures_of_clip(encoder: Encoder, seed: int) -> dict:
+    """What a trained CLIP can do: classify, search, subtract."""
+    drawn = exam.draw(encoder, seed, "test", GALLERY)
+    images = drawn["image"]
+    embeddings = encoder.images(images)
+    labels = label_embeddings(encoder.texts, SUBJECTS)
+    chances = np.asarray(zero_shot(embeddings[:4], labels, encoder.clip.log_scale))
+    found, cosines = map(np.asarray, search(encoder.texts(QUERIES), embeddings, 6))
+    rows = [
+        (query, images[places], [f"{value:.2f}" for value in values])
+        for query, places, values in zip(QUERIES, found, cosines, strict=True)
+    ]
+    bare, hatted = exam.draw_dressed(encoder, seed, 4)
+    direction = difference(encoder.images(bare), encoder.images(hatted))
+    ranked = np.asarray(rank_words(direction, exam.word_embeddings(encoder)))
+    first = np.argsort(-ranked)[:8]
+    words = [exam.VOCABULARY[i] for i in first]
+    return {
+        "zero_shot": plot.probabilities(images[:4], SUBJECTS, chances),
+        "search": plot.galleries(rows, f"searching {GALLERY} scenes by text (cosine)"),
+        "arithmetic": plot.arithmetic(bare, hatted, words, ranked[first], "man with hat - man"),
+    }
+
+
+def pictures_of_data(key: jax.Array, model: ddpm.Diffusion) -> dict:
+    """Scenes with their captions, and one of them on its way to noise."""
+    source = SceneSource(model.config.seed, size=model.image_shape[0], batch_size=16)
+    batch = jax.device_get(jax.jit(lambda source: source.batch(0))(source))
+    captions = source.captions(batch["words"])
+    return {
+        "scenes": plot.contact_sheet(batch["image"], captions, "scenes and their captions"),
+        "noising": noising_strip(key, model.schedule, batch["image"][0]),
+    }
 
 
 def noising_strip(key: jax.Array, schedule: Schedule, image: np.ndarray):

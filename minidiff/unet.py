@@ -14,13 +14,15 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
 from minidiff.layers import (
-    Attention,
     Conv,
     GroupNorm,
     Linear,
     count_parameters,
+    depth_to_space,
+    space_to_depth,
     time_embedding,
 )
+from minidiff.transformer import Attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +234,7 @@ class UNet:
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
                 x = stages[f"up.{n}.blocks.{i}"] = level.apply_block(i, x, time)
             if level.resample:
-                x = stages[f"up.{n}.resample"] = level.resample(double(x))
+                x = stages[f"up.{n}.resample"] = level.resample.doubled(x)
 
         x = self.conv_out(jax.nn.silu(self.norm_out(x)))
         stages["out"] = depth_to_space(x, self.patch)
@@ -275,22 +277,3 @@ def _part(unet: UNet, name: str) -> object:
     if kind == "resample":
         return level.resample
     return level.blocks[int(index[0])], level.attention[int(index[0]) : int(index[0]) + 1]
-
-
-def double(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
-    """Twice the side, each pixel repeated (nearest neighbour)."""
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-
-
-def space_to_depth(x: Float[Array, "b h w c"], patch: int) -> Float[Array, "b h2 w2 c2"]:
-    """Fold each patch x patch square of pixels into one position with patch^2 times the channels."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // patch, patch, w // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, h // patch, w // patch, patch * patch * c)
-
-
-def depth_to_space(x: Float[Array, "b h w c"], patch: int) -> Float[Array, "b h2 w2 c2"]:
-    """The inverse of ``space_to_depth``."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h, w, patch, patch, c // patch**2).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, h * patch, w * patch, c // patch**2)

@@ -12,6 +12,7 @@ import minidiff  # noqa: E402, F401  sets XLA_FLAGS and the compile cache, befor
 # isort: split
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 # Arrays of different rank never meet by accident: (batch,) * (batch, 1) is a classic bug.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -20,3 +21,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("local", deadline=None, max_examples=25)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(scope="session")
+def clip_run(tmp_path_factory):
+    """A run of the smallest CLIP on scenes: hardly trained, but whole."""
+    import tiny
+
+    from minidiff.cli import main
+
+    folder = tmp_path_factory.mktemp("clip") / "run"
+    assert main(tiny.clip_command(folder)) == 0
+    return folder

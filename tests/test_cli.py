@@ -258,7 +258,16 @@ def test_version_and_help(capsys):
     shown = capsys.readouterr().out
     assert status(["--help"]) == 0
     assert capsys.readouterr().out == shown
-    for verb in ("quickstart", "train", "sample", "data", "doctor"):
+    for verb in (
+        "quickstart",
+        "train",
+        "sample",
+        "classify",
+        "search",
+        "arithmetic",
+        "data",
+        "doctor",
+    ):
         assert verb in shown
         assert status([verb, "--help"]) == 0
         assert "usage: minidiff " + verb in capsys.readouterr().out

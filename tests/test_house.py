@@ -24,14 +24,17 @@ NETWORKS = {"vit", "text", "unet"}
 # mathematics share a floor because they never meet: a sampler sees any denoiser.
 FLOORS = [
     {"errors", "runtime"},
-    {"kernels"},
+    {"kernels", "tokenizer"},
     {"layers"},
+    {"transformer"},
     MATHEMATICS | NETWORKS,
     {"clip", "retrieval"},
     {"data", "weights", "plot", "metrics"},
-    {"training", "judge"},
+    {"training", "judge", "encoder"},
+    {"exam"},
     {"recipes", "checks"},
     {"quickstart", "doctor"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 ]

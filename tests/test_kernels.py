@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from minidiff.kernels import group_norm
+from minidiff.kernels import doubled_conv, group_norm
 
 TWINS = [group_norm.reference, group_norm.two_stage]
 by_name = pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.__name__)
@@ -118,3 +118,75 @@ def test_gradient_is_the_slope(twin):
 
 def test_the_chosen_one_is_a_twin():
     assert group_norm.group_norm in TWINS
+
+
+# Doubling and convolving
+
+
+DOUBLED = [doubled_conv.reference, doubled_conv.four_phases]
+
+
+def doubled_inputs(side, seed=0, channels=(3, 4)):
+    rng = np.random.default_rng(seed)
+    shapes = (2, *side, channels[0]), (3, 3, *channels), (2, *(2 * n for n in side), channels[1])
+    return [jnp.float32(rng.normal(size=shape)) for shape in shapes]
+
+
+def doubled_loop(x, weight):
+    """Pixel by pixel: what the kernel sees of the image whose every pixel is repeated."""
+    x, weight = np.asarray(x, np.float64), np.asarray(weight, np.float64)
+    batch, height, width, _ = x.shape
+    out = np.zeros((batch, 2 * height, 2 * width, weight.shape[3]))
+    for b, r, c, down, across in np.ndindex(*out.shape[:3], 3, 3):
+        row, column = r + down - 1, c + across - 1
+        if 0 <= row < 2 * height and 0 <= column < 2 * width:
+            out[b, r, c] += x[b, row // 2, column // 2] @ weight[down, across]
+    return out
+
+
+@pytest.mark.parametrize("twin", DOUBLED, ids=lambda twin: twin.__name__)
+@pytest.mark.parametrize("side", [(1, 1), (3, 5), (4, 2)], ids=str)
+def test_doubled_conv_value(twin, side):
+    x, weight, _ = doubled_inputs(side)
+    np.testing.assert_allclose(jax.jit(twin)(x, weight), doubled_loop(x, weight), atol=2e-5)
+
+
+@pytest.mark.parametrize("side", [(1, 3), (5, 4)], ids=str)
+def test_doubled_conv_gradients(side):
+    x, weight, slope = doubled_inputs(side, seed=1)
+
+    def gradients(twin):
+        return jax.jit(jax.grad(lambda x, w: (twin(x, w) * slope).sum(), argnums=(0, 1)))(x, weight)
+
+    for found, expected in zip(*map(gradients, DOUBLED), strict=True):
+        np.testing.assert_allclose(found, expected, atol=5e-5)
+
+
+def test_doubled_conv_in_half_precision():
+    x, weight, _ = (a.astype(jnp.bfloat16) for a in doubled_inputs((4, 4), channels=(8, 8)))
+    found = jax.jit(doubled_conv.four_phases)(x, weight)
+    assert found.dtype == jnp.bfloat16
+    expected = doubled_loop(x.astype(jnp.float32), weight.astype(jnp.float32))
+    np.testing.assert_allclose(
+        found.astype(jnp.float32), expected, atol=0.02 * np.abs(expected).max()
+    )
+
+
+def test_doubled_conv_inside_a_scan():
+    x, weight, _ = doubled_inputs((3, 3))
+    weights = jnp.stack([weight] * 2)
+
+    def scanned(weights):
+        def body(total, weight):
+            return total + doubled_conv.doubled_conv(x, weight).sum(), None
+
+        return jax.lax.scan(body, 0.0, weights)[0]
+
+    value, gradient = jax.jit(jax.value_and_grad(scanned))(weights)
+    assert float(value) == pytest.approx(2 * doubled_loop(x, weights[0]).sum(), abs=1e-3)
+    expected = jax.grad(lambda w: doubled_conv.reference(x, w).sum())(weights[0])
+    np.testing.assert_allclose(gradient, np.stack([expected] * 2), atol=1e-4)
+
+
+def test_the_chosen_doubled_conv_is_a_twin():
+    assert doubled_conv.doubled_conv in DOUBLED

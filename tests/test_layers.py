@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 
 from minidiff.layers import (
-    MLP,
-    Attention,
     Conv,
     GroupNorm,
     LayerNorm,
     Linear,
-    TransformerBlock,
-    attention,
     count_parameters,
+    depth_to_space,
+    space_to_depth,
     time_embedding,
 )
 
@@ -97,83 +95,6 @@ def test_group_norm_is_the_kernel():
     np.testing.assert_allclose(call(layer, x), normed.reshape(x.shape) * scale + shift, atol=1e-5)
 
 
-def attention_loop(q, k, v, may_look):
-    out = np.zeros(q.shape)
-    for b, i, h in np.ndindex(*q.shape[:3]):
-        scores = {
-            j: q[b, i, h] @ k[b, j, h] / math.sqrt(q.shape[3])
-            for j in range(k.shape[1])
-            if may_look(i, j)
-        }
-        total = sum(math.exp(s) for s in scores.values())
-        out[b, i, h] = sum(math.exp(s) / total * v[b, j, h] for j, s in scores.items())
-    return out
-
-
-@pytest.mark.parametrize("causal", [False, True])
-def test_attention_is_a_weighted_mean(causal):
-    q, k, v = normal(2, 4, 3, 5), normal(2, 6, 3, 5), normal(2, 6, 3, 5)
-    mask = jnp.tril(jnp.ones((4, 6), bool))[None, None] if causal else None
-    expected = attention_loop(*doubled(q, k, v), lambda i, j: j <= i or not causal)
-    np.testing.assert_allclose(jax.jit(attention)(q, k, v, mask), expected, atol=1e-5)
-
-
-def test_attention_with_large_scores_stays_finite():
-    q, v = 1e4 * jnp.eye(4, 8)[None, :, None], normal(1, 4, 1, 8)
-    found = jax.jit(attention)(q, q, v)
-    np.testing.assert_allclose(found, v, atol=1e-5)  # each looks at itself alone
-
-
-def test_a_causal_mask_hides_the_future():
-    block = TransformerBlock.init(KEY, 8, 2)
-    x, mask = normal(1, 6, 8), jnp.tril(jnp.ones((6, 6), bool))[None, None]
-    changed = x.at[0, 3, 0].add(1.0)
-    before, after = call(block, x, mask), call(block, changed, mask)
-    moved = np.abs(np.asarray(after - before)).max((0, 2))
-    np.testing.assert_allclose(moved[:3], 0, atol=1e-6)
-    assert (moved[3:] > 1e-4).all()
-
-
-def test_attention_does_not_know_the_order():
-    layer = Attention.init(KEY, 8, 2)
-    x, order = normal(2, 6, 8), np.array([3, 1, 5, 0, 4, 2])
-    shuffled, straight = call(layer, x[:, order]), call(layer, x)
-    np.testing.assert_allclose(shuffled, straight[:, order], atol=1e-6)
-    assert np.abs(np.asarray(straight[:, order] - straight)).max() > 1e-2
-
-
-def test_heads_are_independent():
-    """Two heads are the two halves of the width, each attending on its own."""
-    layer = Attention.init(KEY, 8, 2)
-    x = normal(1, 5, 8)
-    q, k, v = (call(part, x) for part in (layer.query, layer.key, layer.value))
-    halves = [
-        attention(q[..., None, n : n + 4], k[..., None, n : n + 4], v[..., None, n : n + 4])
-        for n in (0, 4)
-    ]
-    expected = call(layer.out, jnp.concatenate(halves, -1)[:, :, 0])
-    np.testing.assert_allclose(call(layer, x), expected, atol=1e-5)
-
-
-def test_mlp():
-    layer = MLP.init(KEY, 4, expand=3)
-    x = normal(2, 5, 4)
-    up, down, x64 = doubled(layer.up.weight, layer.down.weight, x)
-    hidden = x64 @ up
-    gelu = hidden * np.vectorize(lambda z: 0.5 * (1 + math.erf(z / math.sqrt(2))))(hidden)
-    assert up.shape == (4, 12)
-    np.testing.assert_allclose(call(layer, x), gelu @ down, atol=1e-5)
-
-
-def test_a_transformer_block_adds_to_what_it_is_given():
-    block = TransformerBlock.init(KEY, 8, 2, out_scale=0.0)
-    x = normal(2, 5, 8)
-    np.testing.assert_array_equal(call(block, x), x)
-    block = TransformerBlock.init(KEY, 8, 2)
-    y = x + call(block.attention, call(block.norm1, x))
-    np.testing.assert_allclose(call(block, x), y + call(block.mlp, call(block.norm2, y)), atol=1e-5)
-
-
 @pytest.mark.parametrize("width", [4, 6, 32])
 def test_time_embedding(width):
     t = np.array([0, 1, 17, 999])
@@ -199,23 +120,9 @@ def test_weights_start_with_the_spread_they_promise():
     assert not Conv.init(KEY, 2, 3).bias.any()
 
 
-def test_no_two_parts_start_alike():
-    weights = {
-        name: part.weight
-        for name, part in vars(Attention.init(KEY, 8, 2)).items()
-        if isinstance(part, Linear)
-    }
-    assert len(weights) == 4
-    for a, first in weights.items():
-        for b, second in weights.items():
-            assert a == b or not np.allclose(first, second)
-
-
 def test_what_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="12 channels do not split into 8 groups"):
         GroupNorm.init(12)
-    with pytest.raises(ValueError, match="width 10 does not split into 4 heads"):
-        Attention.init(KEY, 10, 4)
 
 
 def test_bfloat16_goes_through():
@@ -224,7 +131,6 @@ def test_bfloat16_goes_through():
         (Conv.init(KEY, 8, 8), (2, 4, 4, 8)),
         (GroupNorm.init(8, 4), (2, 4, 4, 8)),
         (LayerNorm.init(8), (2, 3, 8)),
-        (TransformerBlock.init(KEY, 8, 2), (2, 3, 8)),
     ):
         x = normal(*shape)
         low = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), layer)
@@ -237,3 +143,23 @@ def test_count_parameters():
     assert count_parameters(Linear.init(KEY, 3, 5)) == 20
     shapes = jax.eval_shape(lambda: Conv.init(KEY, 3, 5))
     assert count_parameters(shapes) == 3 * 3 * 3 * 5 + 5
+
+
+@pytest.mark.parametrize("side", [(1, 1), (3, 5)], ids=str)
+def test_a_doubled_conv_sees_each_pixel_four_times(side):
+    layer = Conv(weight=normal(3, 3, 3, 4), bias=normal(4))
+    x = normal(2, *side, 3)
+    x64, weight, bias = doubled(x, layer.weight, layer.bias)
+    expected = conv_loop(x64.repeat(2, axis=1).repeat(2, axis=2), weight, bias, 1)
+    found = jax.jit(lambda layer, x: layer.doubled(x))(layer, x)
+    np.testing.assert_allclose(found, expected, atol=3e-5)
+
+
+def test_space_to_depth_reads_squares_row_by_row():
+    x = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
+    folded = np.asarray(space_to_depth(x, 2))
+    assert folded.shape == (2, 2, 3, 12)
+    for b, r, c in np.ndindex(2, 2, 3):
+        square = np.asarray(x)[b, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2]
+        np.testing.assert_array_equal(folded[b, r, c], square.ravel())
+    np.testing.assert_array_equal(depth_to_space(space_to_depth(x, 2), 2), x)

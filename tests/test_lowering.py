@@ -9,12 +9,17 @@ import jax.numpy as jnp
 import optax
 import pytest
 
+from minidiff.clip import CLIP, CLIPConfig
 from minidiff.data.scenes import SceneSource
+from minidiff.data.tokens import Tokenized, tokens_of
 from minidiff.guidance import ClipX0
 from minidiff.noising import cosine_schedule, noise_loss
+from minidiff.recipes.clip import init, pair_loss
 from minidiff.sampling import ddim_sample, ddpm_sample
-from minidiff.training.state import TrainState, make_train_step
+from minidiff.text import TextConfig, Tokenizer
+from minidiff.training.state import TrainState, make_optimizer, make_train_step
 from minidiff.unet import UNet, UNetConfig
+from minidiff.vit import ViTConfig
 
 KEY = jax.random.key(0)
 CONFIG = UNetConfig(channels=(8, 16), attention=(1,), groups=4)
@@ -55,3 +60,46 @@ def test_samplers(sample, every):
     exported = lower(draw, KEY, net)
     assert exported.out_avals[0].shape == (2, 8, 8, 3)
     assert exported.out_avals[0].dtype == jnp.float32
+
+
+def small_clip(layers=1):
+    tokenizer = Tokenizer.from_merges(())
+    source = SceneSource(size=8, batch_size=4)
+    source = Tokenized(source, tokens_of(source, tokenizer))
+    config = CLIPConfig(
+        embedding=8,
+        image=ViTConfig(image_size=8, width=8, layers=layers, heads=2),
+        text=TextConfig(
+            vocabulary=tokenizer.size,
+            context=source.tokens.context,
+            width=8,
+            layers=layers,
+            heads=2,
+            end=tokenizer.end,
+        ),
+    )
+    return config, source
+
+
+@pytest.mark.parametrize(
+    ("loss", "dtype", "kind"), [("clip", "bfloat16", "adamw"), ("siglip", "float32", "muon")]
+)
+def test_train_step_of_clip(loss, dtype, kind):
+    config, source = small_clip()
+    optimizer = make_optimizer(10, 1e-3, kind=kind, weight_decay=0.1)
+
+    def loss_of(key, clip, batch):
+        value = pair_loss(clip, batch["image"], batch["ids"])
+        return value, {"temperature": jnp.exp(-clip.log_scale)}
+
+    state = jax.eval_shape(lambda key: TrainState.init(init(key, config, loss), optimizer), KEY)
+    step = make_train_step(loss_of, optimizer, dtype=dtype, steps=2)
+    exported = lower(step, KEY, state, source)
+    assert len(exported.out_avals) == len(jax.tree.leaves(state)) + 3
+
+
+def test_logits_of_clip():
+    config, _ = small_clip(layers=13)  # looped over everywhere
+    clip = jax.eval_shape(lambda: CLIP.init(KEY, config))
+    exported = lower(CLIP.logits, clip, jnp.zeros((3, 8, 8, 3)), jnp.zeros((2, 5), jnp.int32))
+    assert exported.out_avals[0].shape == (3, 2)

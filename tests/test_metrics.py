@@ -6,7 +6,14 @@ import scipy.linalg
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minidiff.metrics import accuracy, coverage, frechet_distance, squared_distances
+from minidiff import metrics
+from minidiff.metrics import (
+    accuracy,
+    coverage,
+    frechet_distance,
+    recall,
+    squared_distances,
+)
 
 
 def normal(count, features, seed=0):
@@ -127,3 +134,45 @@ def test_accuracy():
     wrong[0, 0] = 9
     assert accuracy(true, true).tolist() == [1, 1]
     assert accuracy(wrong, true).tolist() == [0.75, 1]
+
+
+def check_recall(module):
+    """By hand: what stands before the best relevant item, ties included."""
+    similarity = np.array([[0.9, 0.5, 0.1], [0.2, 0.2, 0.1], [0.3, 0.8, 0.6], [1.0, 0.0, 0.5]])
+    own = np.array([[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0]], bool)
+    # Places of the own item: 1; 2, since it ties with another; 2; 3.
+    assert [module.recall(similarity, own, k) for k in (1, 2, 3)] == [0.25, 0.75, 1.0]
+    several = np.array([[0, 1, 1], [1, 1, 0], [1, 0, 0], [0, 1, 1]], bool)
+    # The best of the relevant ones counts: places 2, 1 (they tie with each other alone), 3, 2.
+    assert [module.recall(similarity, several, k) for k in (1, 2, 3)] == [0.25, 0.75, 1.0]
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, np.nan])
+def test_a_collapsed_encoder_finds_nothing(value):
+    own = np.eye(20, dtype=bool)
+    assert [recall(np.full((20, 20), value), own, k) for k in (1, 10, 19)] == [0, 0, 0]
+    assert recall(np.full((20, 20), value), own, 20) == 1
+    assert recall(np.eye(20), own, 1) == 1
+
+
+def test_recall():
+    check_recall(metrics)
+
+
+def test_recall_of_noise_is_chance():
+    scores, own = normal(2000, 40), np.arange(40)[None] == np.arange(2000)[:, None] % 40
+    for k in (1, 5, 10):
+        assert abs(recall(scores, own, k) - k / 40) < 5 * (k / 40 / 2000) ** 0.5
+
+
+def test_recall_does_not_depend_on_the_order_of_items():
+    scores, own = normal(50, 30), normal(50, 30, seed=1) > 1
+    own[:, 0] = True
+    order = np.random.default_rng(2).permutation(30)
+    assert recall(scores, own, 3) == recall(scores[:, order], own[:, order], 3)
+    assert 0 < recall(scores, own, 1) < 1
+
+
+def test_recall_needs_something_to_recall():
+    with pytest.raises(ValueError, match="every query needs a relevant item"):
+        recall(np.zeros((2, 2)), np.array([[True, False], [False, False]]), 1)

@@ -1,5 +1,7 @@
 """Schedules, the jump, the conversions and both losses, against numbers known exactly."""
 
+import math
+
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -185,3 +187,60 @@ def test_a_weight_of_one_over_alpha_bar_is_the_error_on_v():
     t = noising.uniform_steps(t_key, 16, 50)
     v = noising.to_v(schedule, x0, t, jax.random.normal(eps_key, x0.shape))
     np.testing.assert_allclose(found, jnp.mean(jnp.square(v)), rtol=1e-3)
+
+
+@settings(max_examples=10)
+@given(batch=st.integers(1, 70), steps=st.integers(1, 1000), seed=st.integers(0, 99))
+def test_logit_normal_steps_are_indices(batch, steps, seed):
+    t = np.asarray(noising.logit_normal_steps(jax.random.key(seed), batch, steps))
+    assert t.shape == (batch,)
+    assert t.dtype == np.int32
+    assert t.min() >= 0
+    assert t.max() < steps
+
+
+@pytest.mark.parametrize(("mean", "std"), [(-0.5, 1.0), (0.0, 2.0), (1.0, 0.5)])
+def test_logit_normal_steps_have_a_normal_logit(mean, std):
+    """A histogram against the distribution function, and evenly: each part holds its share.
+
+    Of n draws on an even grid every interval holds n times its probability but for one at each end,
+    where independent ones would stray by a hundred.
+    """
+    count, steps = 100_000, 50
+    draw = jax.jit(lambda key: noising.logit_normal_steps(key, count, steps, mean, std))
+    found = np.bincount(np.asarray(draw(jax.random.key(0))), minlength=steps)
+    edges = np.arange(1, steps) / steps
+    below = [
+        0.5 * (1 + math.erf((math.log(u / (1 - u)) - mean) / std / math.sqrt(2))) for u in edges
+    ]
+    expected = count * np.diff([0, *below, 1])
+    np.testing.assert_allclose(found, expected, atol=12)
+
+
+def test_logit_normal_steps_of_each_key_are_shifted_as_a_whole():
+    draws = [noising.logit_normal_steps(jax.random.key(seed), 256, 1000) for seed in range(3)]
+    assert len({tuple(np.asarray(t).tolist()) for t in draws}) == 3
+    middle = [np.median(t) for t in draws]
+    assert np.ptp(middle) < 5
+
+
+def test_the_loss_draws_its_steps_as_it_is_told():
+    schedule, x0, seen = cosine_schedule(50), jnp.zeros((8, 3)), []
+
+    def all_seven(key, batch, steps):
+        seen.append((batch, steps))
+        return jnp.full(batch, 7)
+
+    def denoiser(xt, t):
+        # With x0 = 0, xt is the noise times the root of 1 - alpha_bar at the t it was told.
+        return xt / jnp.sqrt(1 - schedule.alpha_bar[7])
+
+    loss = noising.noise_loss(jax.random.key(0), denoiser, schedule, x0, draw_steps=all_seven)
+    assert seen == [(8, 50)]
+    assert float(loss) == pytest.approx(0, abs=1e-10)
+    uniform = noising.noise_loss(jax.random.key(0), denoiser, schedule, x0)
+    assert float(uniform) > 0.01
+    weight = jnp.zeros(50).at[7].set(1.0)
+    settled = {"weight": weight, "draw_steps": all_seven}
+    silent = noising.noise_loss(jax.random.key(0), oracles.zero, schedule, x0, **settled)
+    assert 0.3 < float(silent) < 3

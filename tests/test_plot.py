@@ -62,6 +62,7 @@ def test_enlarge_keeps_pixels_square(side, factor):
 
 LINES = [{"step": 1, "loss": 1.0}, {"step": 20, "loss": 0.3}, {"step": 40, "loss": 0.1}]
 CAPTIONS = ["a robot", "costs $5 or $6_", "", "{curly} \\alpha", "w" * 200, "naïve café"]
+CHANCES = np.array([[0.7, 0.2, 0.1], [0.0, 0.0, 1.0]])
 FIGURES = {
     "captions": lambda: plot.contact_sheet(images(6), CAPTIONS, "scenes"),
     "no captions": lambda: plot.contact_sheet(images(17, channels=1)),
@@ -74,6 +75,23 @@ FIGURES = {
     "one panel": lambda: plot.side_by_side([("a", images(1))]),
     "loss": lambda: plot.loss_curve(LINES),
     "one loss": lambda: plot.loss_curve(LINES[:1], "short"),
+    "similarities": lambda: plot.similarity_matrices(
+        [("before", np.eye(4)), ("after", 2 * np.eye(5))], "cosines"
+    ),
+    "one similarity": lambda: plot.similarity_matrices([("alone", np.arange(4.0).reshape(2, 2))]),
+    "probabilities": lambda: plot.probabilities(
+        images(2), ["$5_", "a dog", "\\alpha"], CHANCES, ["a_$1.png", "b.png"]
+    ),
+    "one probability": lambda: plot.probabilities(
+        images(1, channels=1), ["a", "b"], CHANCES[:1, :2]
+    ),
+    "galleries": lambda: plot.galleries(
+        [("costs $5_", images(3), CAPTIONS[:3]), ("a", images(2, channels=1), CAPTIONS[3:5])], "s"
+    ),
+    "one gallery": lambda: plot.galleries([("q", images(1), ["found"])]),
+    "arithmetic": lambda: plot.arithmetic(
+        images(4), images(3), ["$h$at", "_cap"], [0.5, -0.1], "d"
+    ),
 }
 
 
@@ -108,3 +126,47 @@ def test_the_loss_curve_shows_every_line():
     (curve,) = axes.lines
     assert curve.get_xydata().tolist() == [[1, 1.0], [20, 0.3], [40, 0.1]]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+
+
+def test_similarity_matrices_share_one_scale():
+    figure = plot.similarity_matrices([("a", np.eye(3)), ("b", 5 * np.eye(2) - 2)], "cosines")
+    shown = [axes.images[0] for axes in figure.axes[:2]]
+    assert [image.get_clim() for image in shown] == [(-2, 3)] * 2
+    assert np.array_equal(shown[0].get_array(), np.eye(3))
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["a", "b"]
+    assert figure.axes[0].get_xlabel() == "caption"
+    assert figure.axes[0].get_ylabel() == "image"
+
+
+def test_each_bar_stands_at_its_label():
+    figure = plot.probabilities(images(2), ["cat", "dog", "man"], CHANCES, ["1.png", "2.png"])
+    assert [axes.get_title() for axes in figure.axes[::2]] == ["1.png", "2.png"]
+    for axes, chances in zip(figure.axes[1::2], CHANCES, strict=True):
+        names = [label.get_text() for label in axes.get_yticklabels()]
+        widths = [bar.get_width() for bar in axes.patches]
+        expected = dict(zip(["cat", "dog", "man"], chances, strict=True))
+        assert dict(zip(names, widths, strict=True)) == expected
+        assert widths == sorted(widths)  # the most likely on top
+        assert axes.get_xlim() == (0, 1)
+
+
+def test_galleries_tell_query_and_notes():
+    rows = [("red cats", images(2), ["1.png 0.90", "2.png 0.80"]), ("hats", images(1), ["3.png"])]
+    figure = plot.galleries(rows, "search")
+    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["red cats", "hats"]
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["", "1.png 0.90", "2.png 0.80", "", "3.png", ""]
+    assert [len(axes.images) for axes in figure.axes] == [0, 1, 1, 0, 1, 0]
+
+
+def test_arithmetic_names_the_nearest_word_first():
+    figure = plot.arithmetic(images(1), images(2, seed=1), ["hat", "cap"], [0.9, 0.4])
+    left, middle, right = figure.axes
+    assert np.array_equal(left.images[0].get_array(), plot.tile(images(2, seed=1)))
+    assert np.array_equal(middle.images[0].get_array(), plot.tile(images(1)))
+    heights = {bar.get_y() + bar.get_height() / 2: bar.get_width() for bar in right.patches}
+    assert heights == {1: 0.9, 0: 0.4}
+    names = dict(
+        zip(right.get_yticks(), (n.get_text() for n in right.get_yticklabels()), strict=True)
+    )
+    assert names == {1: "hat", 0: "cap"}

@@ -149,3 +149,103 @@ def test_only_weights_decay_and_large_gradients_are_clipped():
     ]
     norm = float(optax.tree.norm(adam.mu))
     assert norm == pytest.approx(0.1 * 0.1, rel=1e-3)  # (1 - b1) times the clipped gradient
+
+
+@struct.dataclass
+class Layer:
+    weight: jax.Array
+    bias: jax.Array
+
+
+def first_update(optimizer, model, seed=0):
+    """What one step adds to a model, for a random gradient that is steeper in some directions."""
+    leaves, structure = jax.tree.flatten(model)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    gradient = structure.unflatten(
+        [
+            jax.random.normal(key, x.shape)
+            * jnp.broadcast_to(jnp.linspace(1, 6, x.shape[-1]), x.shape)
+            for key, x in zip(keys, leaves, strict=True)
+        ]
+    )
+    return jax.jit(optimizer.update)(gradient, optimizer.init(model), model)[0], gradient
+
+
+def test_layers_of_a_stack_decay_like_single_ones():
+    """Every array of a stack has one axis more: its biases are no matrices for that."""
+    for kind in ("adamw", "muon"):
+        optimizer = make_optimizer(10, 0.1, kind=kind, warmup=0, weight_decay=0.5)
+        stack = {"blocks": Layer(weight=jnp.ones((3, 4, 5)), bias=jnp.ones((3, 5)))}
+        still = jax.tree.map(jnp.zeros_like, stack)
+        updates, _ = optimizer.update(still, optimizer.init(stack), stack)
+        np.testing.assert_allclose(updates["blocks"].weight, -0.05, rtol=1e-5)
+        assert not updates["blocks"].bias.any(), kind
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6), (3, 6, 10), (3, 3, 4, 8), (2, 3, 3, 4, 8)])
+def test_muon_moves_every_direction_of_a_matrix_equally_far(shape):
+    """Its singular values are the same but for what a few Newton-Schulz steps leave."""
+    stacked, model = len(shape) % 2, Layer(weight=jnp.zeros(shape), bias=jnp.zeros(shape[-1]))
+    optimizer = make_optimizer(100, 0.1, kind="muon", warmup=0, clip=1e9)
+    updates, gradient = first_update(optimizer, model)
+    rows = int(np.prod(shape[stacked:-1]))
+    moved = np.reshape(updates.weight, (-1, rows, shape[-1]))
+    before = np.reshape(gradient.weight, moved.shape)
+    assert len(moved) == (shape[0] if stacked else 1)
+    for update, slope in zip(moved, before, strict=True):
+        values = np.linalg.svd(update, compute_uv=False)
+        assert values.max() / values.min() < 2 < np.divide(*np.linalg.svd(slope)[1][[0, -1]])
+        u, _, v = np.linalg.svd(slope, full_matrices=False)
+        assert -np.vdot(update, u @ v) / np.linalg.norm(update) / np.sqrt(len(values)) > 0.97
+
+
+def test_muon_leaves_vectors_to_adam():
+    """Every number goes equally far against its gradient: a fifth of the rate, with some momentum."""
+    stack = Layer(weight=jnp.zeros((3, 4, 5)), bias=jnp.zeros((3, 5)))
+    updates, gradient = first_update(make_optimizer(100, 0.1, kind="muon", warmup=0), stack)
+    size = float(jnp.abs(updates.bias[0, 0]))
+    np.testing.assert_allclose(updates.bias, -size * np.sign(gradient.bias), rtol=1e-3)
+    assert 0.02 <= size < 0.03
+    assert np.ptp(np.abs(updates.weight)) > 1e-3
+
+
+def test_both_optimizers_learn():
+    optimizer = make_optimizer(300, 0.1, kind="muon", warmup=10)
+    step = make_train_step(loss, optimizer, steps=300)
+    state, metrics = step(KEY, TrainState.init(line(), optimizer), Numbers())
+    assert metrics["loss"][-1] < 0.01 * metrics["loss"][0]
+    assert float(state.model.slope[0, 0]) == pytest.approx(3, abs=0.2)
+
+
+def test_a_constraint_holds_after_every_step():
+    """The average too is of models that keep to it, and the step goes on from the bound."""
+
+    def at_most_one(model):
+        return model.replace(slope=jnp.minimum(model.slope, 1.0))
+
+    state, losses = trained(100, 2, constrain=at_most_one)
+    assert float(state.model.slope[0, 0]) == 1
+    assert float(state.ema.slope[0, 0]) <= 1
+    assert float(state.model.height[0]) == pytest.approx(-1, abs=0.5)
+    assert losses[-1] > 0.5
+
+
+def test_what_the_loss_logs_stands_beside_it():
+    def chatty(key, model, batch):
+        return loss(key, model, batch), {"slope": model.slope[0, 0], "rows": jnp.float32(16)}
+
+    optimizer = optax.adam(0.1)
+    step = make_train_step(chatty, optimizer, steps=5)
+    state, metrics = step(KEY, TrainState.init(line(), optimizer), Numbers())
+    assert set(metrics) == {"loss", "gradient_norm", "slope", "rows"}
+    assert all(values.shape == (5,) for values in metrics.values())
+    assert float(metrics["slope"][0]) == 0  # of the model before the step
+    plain, losses = trained(5, 1)
+    assert metrics["loss"].tolist() == losses
+    np.testing.assert_array_equal(state.model.slope, plain.model.slope)
+
+
+def test_cast_leaves_single_numbers_in_float32():
+    tree = cast({"w": jnp.ones(2), "log_scale": jnp.float32(1.234567)}, "bfloat16")
+    assert tree["log_scale"].dtype == jnp.float32
+    assert float(tree["log_scale"]) == pytest.approx(1.234567, rel=1e-7)

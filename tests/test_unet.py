@@ -12,15 +12,13 @@ import optax
 import pytest
 from hypothesis import given, settings
 
-from minidiff.layers import Conv, count_parameters
+from minidiff.layers import Conv, count_parameters, depth_to_space, space_to_depth
 from minidiff.noising import linear_schedule, noise_loss
 from minidiff.training.state import TrainState, cast, make_train_step
 from minidiff.unet import (
     UNet,
     UNetConfig,
-    depth_to_space,
     describe,
-    space_to_depth,
 )
 
 TINY = UNetConfig(image_channels=2, channels=(8, 16), attention=(1,), heads=2, groups=4)

@@ -10,3 +10,24 @@ def command(out, data="digits", *more):
     """Arguments of ``minidiff`` that train it in the folder ``out``."""
     place = ["--preset", "smoke", "--data", data, "--out", str(out), "--quiet"]
     return ["train", "ddpm", *place, *SETTINGS, *more]
+
+
+CLIP_SETTINGS = [
+    "size=8", "width=16", "heads=2", "layers=1", "text_layers=1", "embedding=8", "batch_size=16",
+    "steps=4", "log_every=2", "checkpoint_every=2", "picture_every=2", "report_count=50",
+]  # fmt: skip
+
+
+def clip_command(out, *more):
+    """Arguments of ``minidiff`` that train the smallest CLIP in the folder ``out``."""
+    return [
+        "train",
+        "clip",
+        "--preset",
+        "smoke",
+        "--out",
+        str(out),
+        "--quiet",
+        *CLIP_SETTINGS,
+        *more,
+    ]

@@ -76,11 +76,11 @@ TEMPLATES = (
 MENTION = {
     "subject": 1.0,
     "colour": 0.9,
-    "background": 0.6,
-    "accessory": 0.8,
-    "size": 0.4,
-    "position": 0.4,
-    "style": 0.4,
+    "background": 0.8,
+    "accessory": 0.9,
+    "size": 0.5,
+    "position": 0.5,
+    "style": 0.5,
 }
 
 

@@ -27,7 +27,8 @@ def read_images(paths: Sequence[Path], size: int, root: Path) -> UInt8[np.ndarra
     """
     from tqdm import tqdm
 
-    names = [path.relative_to(root).as_posix() for path in paths]
+    inside = (path.relative_to(root) if path.is_relative_to(root) else path for path in paths)
+    names = [path.as_posix() for path in inside]
     # Headers first and in one thread: warnings cannot be caught separately in several.
     refused = [_attempt(check_header, path) for path in paths]
     images = np.zeros((len(paths), size, size, 3), np.uint8)

@@ -18,7 +18,14 @@ from minidiff.data.sources import Source, open_source
 from minidiff.errors import InputError
 from minidiff.guidance import ClipX0, FromV
 from minidiff.layers import count_parameters
-from minidiff.noising import Schedule, cosine_schedule, linear_schedule, noise_loss
+from minidiff.noising import (
+    Schedule,
+    cosine_schedule,
+    linear_schedule,
+    logit_normal_steps,
+    noise_loss,
+    uniform_steps,
+)
 from minidiff.sampling import ddim_sample
 from minidiff.training.config import TrainConfig, setting
 from minidiff.training.run import Run, open_run, train
@@ -44,6 +51,9 @@ class Config(TrainConfig):
     patch: int = setting(2, "pixels per position of the finest level", low=1, high=8)
     schedule: str = setting("cosine", "of the noise", choices=tuple(SCHEDULES))
     objective: str = setting("v", "what the network predicts", choices=("eps", "v"))
+    focus: float | None = setting(
+        None, "centre of logit-normal t (unit spread); none: uniform", low=-10.0, high=10.0
+    )
     timesteps: int = setting(1000, "T, steps from image to noise", low=2, high=100_000)
     sample_steps: int = setting(50, "DDIM steps of pictures and report", low=1)
     report_count: int = setting(256, "samples that the report measures", low=8)
@@ -74,6 +84,12 @@ class Config(TrainConfig):
     def noise_schedule(self) -> Schedule:
         return SCHEDULES[self.schedule](self.timesteps)
 
+    def draw_steps(self, key: jax.Array, batch: int, steps: int) -> jax.Array:
+        """The t of each image of a training batch."""
+        if self.focus is None:
+            return uniform_steps(key, batch, steps)
+        return logit_normal_steps(key, batch, steps, self.focus)
+
     def denoiser(self, unet: UNet) -> object:
         """The network as (xt, t) -> eps, whatever it predicts itself."""
         return FromV(unet, self.noise_schedule()) if self.objective == "v" else unet
@@ -92,14 +108,16 @@ PRESETS = {
         ema_decay=0.9,
     ),
     "cpu": Config(
-        steps=2800,
-        batch_size=32,
-        learning_rate=2e-3,
+        steps=1400,
+        batch_size=64,
+        optimizer="muon",
+        learning_rate=0.02,
+        focus=-0.5,
         channels=(32, 96),
-        ema_decay=0.995,
-        log_every=50,
-        picture_every=1000,
-        checkpoint_every=700,
+        ema_decay=0.98,
+        log_every=25,
+        picture_every=500,
+        checkpoint_every=350,
     ),
     "gpu": Config(
         steps=20_000,
@@ -210,7 +228,8 @@ def run(out: str, config: Config, *, progress: bool = True) -> Run:
     weight = 1 / schedule.alpha_bar if config.objective == "v" else None
 
     def loss(key, unet, batch):
-        return noise_loss(key, config.denoiser(unet), schedule, batch["image"], weight)
+        denoiser = config.denoiser(unet)
+        return noise_loss(key, denoiser, schedule, batch["image"], weight, config.draw_steps)
 
     def on_picture(state: TrainState, step: int) -> None:
         grids = []

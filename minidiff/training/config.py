@@ -20,6 +20,7 @@ class TrainConfig:
 
     steps: int = setting(1000, "training steps", low=1, high=2**31 - 1)
     batch_size: int = setting(64, "images per step", low=1, high=65_536)
+    optimizer: str = setting("adamw", "what moves the weights", choices=("adamw", "muon"))
     learning_rate: float = setting(1e-3, "highest learning rate", low=0.0, high=1.0)
     warmup: int = setting(100, "steps to reach it", low=0)
     weight_decay: float = setting(0.0, "AdamW's decay of matrices", low=0.0)

@@ -159,6 +159,7 @@ def train(
     source: object,
     *,
     on_picture: Callable[[TrainState, int], None] = lambda state, step: None,
+    constrain: Callable[[object], object] = lambda model: model,
     progress: bool = True,
 ) -> TrainState:
     """Train to ``config.steps``, from the last checkpoint if there is one.
@@ -166,9 +167,10 @@ def train(
     Args:
         run: from ``open_run``.
         init: ``init(key)`` draws the model.
-        loss: ``loss(key, model, batch)``.
+        loss: ``loss(key, model, batch)``; what it logs goes to metrics.jsonl.
         source: answers ``batch(step)``.
         on_picture: called at step 0 and every ``config.picture_every`` steps, not at the end.
+        constrain: brings a model that a step has moved back to where it may be.
         progress: show a bar with rate and time left.
     """
     # Unlike streams for weights and noise: a key never serves two purposes.
@@ -176,6 +178,7 @@ def train(
     optimizer = make_optimizer(
         config.steps,
         config.learning_rate,
+        kind=config.optimizer,
         warmup=config.warmup,
         weight_decay=config.weight_decay,
         clip=config.clip,
@@ -192,6 +195,7 @@ def train(
         ema_decay=config.ema_decay,
         dtype=config.dtype,
         steps=config.steps_per_call,
+        constrain=constrain,
     )
     kept = [line for line in run.metrics() if line["step"] <= begun]
     run.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))

@@ -5,12 +5,15 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-Loss = Callable[[jax.Array, object, dict], jax.Array]
-"""loss(key, model, batch) -> a scalar."""
+Loss = Callable[[jax.Array, object, dict], jax.Array | tuple[jax.Array, dict[str, jax.Array]]]
+"""loss(key, model, batch) -> a scalar, or (scalar, {name: number to log beside it})."""
+
+VECTORS = ("bias", "scale", "shift")  # the fields of layers that have one axis
 
 
 @struct.dataclass
@@ -33,25 +36,55 @@ def make_optimizer(
     steps: int,
     learning_rate: float,
     *,
+    kind: str = "adamw",
     warmup: int = 100,
     weight_decay: float = 0.0,
     clip: float = 1.0,
 ) -> optax.GradientTransformation:
-    """AdamW under a linear warm-up and a cosine to zero, after clipping the gradient's norm.
+    """AdamW or Muon under a linear warm-up and a cosine to zero, after clipping the gradient's norm.
 
-    Biases and the scales and shifts of norms (one axis) are not decayed.
+    Muon (Jordan et al. 2024) makes the update of each matrix orthogonal: every direction moves
+    equally far. It learns more per image and takes about ten times AdamW's learning rate; what has
+    one axis (biases, scales and shifts) is left to AdamW at a fifth of that. Only matrices decay.
     """
     warmup = min(warmup, steps - 1)
     rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, steps)
-    return optax.chain(
-        optax.clip_by_global_norm(clip),
-        optax.adamw(
+
+    def decayed(model):
+        return jax.tree_util.tree_map_with_path(_is_matrix, model)
+
+    if kind == "muon":
+        update = optax.contrib.muon(
             rate,
-            b2=0.99,
             weight_decay=weight_decay,
-            mask=lambda model: jax.tree.map(lambda x: x.ndim > 1, model),
-        ),
-    )
+            weight_decay_mask=decayed,
+            adam_learning_rate=lambda step: 0.2 * rate(step),
+            adam_b2=0.99,
+            muon_weight_dimension_numbers=lambda model: jax.tree_util.tree_map_with_path(
+                _as_matrix, model
+            ),
+        )
+    else:
+        update = optax.adamw(rate, b2=0.99, weight_decay=weight_decay, mask=decayed)
+    return optax.chain(optax.clip_by_global_norm(clip), update)
+
+
+def _is_matrix(path: tuple, x: jax.Array) -> bool:
+    """Whether a layer's array has two axes or more. Stacked layers give every array one more axis,
+
+    so biases, scales and shifts are known by their names.
+    """
+    return x.ndim > 1 and jax.tree_util.keystr(path[-1:], simple=True) not in VECTORS
+
+
+def _as_matrix(path: tuple, x: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
+    """Which axes of a weight are summed over, and which are its outputs; None for a vector.
+
+    A matrix has two axes and a convolution four; one more in front counts the layers of a stack.
+    """
+    if not _is_matrix(path, x):
+        return None
+    return optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim % 2, x.ndim - 1)), x.ndim - 1)
 
 
 def ema_decay_at(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
@@ -60,9 +93,9 @@ def ema_decay_at(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
 
 
 def cast(tree: object, dtype: DTypeLike) -> object:
-    """Every float array of a pytree as ``dtype``."""
+    """Every float array of a pytree as ``dtype``; single numbers, such as a temperature, stay."""
     return jax.tree.map(
-        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+        lambda x: x.astype(dtype) if x.ndim and jnp.issubdtype(x.dtype, jnp.floating) else x, tree
     )
 
 
@@ -73,6 +106,7 @@ def make_train_step(
     ema_decay: float = 0.999,
     dtype: str = "float32",
     steps: int = 1,
+    constrain: Callable[[object], object] = lambda model: model,
 ) -> Callable[[Key[Array, ""], TrainState, object], tuple[TrainState, dict[str, jax.Array]]]:
     """A compiled ``train_step(key, state, source) -> (state, metrics)``.
 
@@ -82,23 +116,26 @@ def make_train_step(
         ema_decay: of the running average, reached by ``ema_decay_at``.
         dtype: what the loss computes in, "float32" or "bfloat16"; the weights stay float32.
         steps: how many steps one call takes (a ``lax.scan``: one dispatch for all).
+        constrain: brings a model that a step has moved back to where it may be.
 
     The batch of each step is ``source.batch(step)``, drawn inside the program. ``metrics`` holds
-    "loss" and "gradient_norm", each (steps,). The state given in is donated: keep the returned one.
+    "loss", "gradient_norm" and what the loss logs, each (steps,). The state given in is donated:
+    keep the returned one.
     """
 
     def one_step(key, state, source):
         batch = source.batch(state.step)
 
         def loss_of(model):
-            return loss(jax.random.fold_in(key, state.step), cast(model, dtype), batch)
+            out = loss(jax.random.fold_in(key, state.step), cast(model, dtype), batch)
+            return out if isinstance(out, tuple) else (out, {})
 
-        value, gradient = jax.value_and_grad(loss_of)(state.model)
+        (value, logged), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.model)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.model)
-        model = optax.apply_updates(state.model, updates)
+        model = constrain(optax.apply_updates(state.model, updates))
         decay = ema_decay_at(state.step, ema_decay)
         ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, model)
-        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
+        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient), **logged}
         return TrainState(state.step + 1, model, ema, opt_state), metrics
 
     def train_step(key, state, source):

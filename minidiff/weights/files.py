@@ -19,11 +19,38 @@ from minidiff.errors import InputError
 TEMPORARY = ".tmp-"
 LISTED = 3  # names that an error message spells out
 
+Shape = tuple[int, ...]
+
 
 def flatten(tree: object) -> dict[str, object]:
     """The arrays (or ShapeDtypeStructs) of a pytree by their dotted path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def faults(wanted: dict[str, Shape], found: dict[str, Shape]) -> list[str]:
+    """What is missing, unexpected or of another shape, by name, one phrase each."""
+    return [
+        *(f"{name} is missing" for name in wanted if name not in found),
+        *(f"{printable(name)} is unexpected" for name in found if name not in wanted),
+        *(
+            f"{name} has shape {found[name]}, not {shape}"
+            for name, shape in wanted.items()
+            if name in found and found[name] != shape
+        ),
+    ]
+
+
+def refuse(source: object, faults: list[str]) -> None:
+    """InputError with the first few of the faults and the number of the others; nothing if none."""
+    if faults:
+        more = f" and {len(faults) - LISTED} more" if len(faults) > LISTED else ""
+        raise InputError(f"{source} is of another model: {'; '.join(faults[:LISTED])}{more}")
+
+
+def printable(name: str) -> str:
+    """A name from a file, fit for a message of one line."""
+    return name if name.isprintable() else repr(name)
 
 
 def unflatten(template: object, arrays: dict[str, np.ndarray], source: str = "file") -> object:
@@ -32,16 +59,8 @@ def unflatten(template: object, arrays: dict[str, np.ndarray], source: str = "fi
     InputError names what is missing, unexpected or of another shape; then nothing is loaded.
     """
     wanted = flatten(template)
-    faults = [f"{name} is missing" for name in wanted if name not in arrays]
-    faults += [f"{name} is unexpected" for name in arrays if name not in wanted]
-    faults += [
-        f"{name} has shape {arrays[name].shape}, not {leaf.shape}"
-        for name, leaf in wanted.items()
-        if name in arrays and arrays[name].shape != leaf.shape
-    ]
-    if faults:
-        more = f" and {len(faults) - LISTED} more" if len(faults) > LISTED else ""
-        raise InputError(f"{source} is of another model: {'; '.join(faults[:LISTED])}{more}")
+    shapes = {name: array.shape for name, array in arrays.items()}
+    refuse(source, faults({name: leaf.shape for name, leaf in wanted.items()}, shapes))
     leaves = [jnp.asarray(arrays[name], leaf.dtype) for name, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
@@ -75,25 +94,48 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     OSError, naming the file, where it cannot be written; then the old content stands.
     """
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    write_together(path.parent, {path.name: content})
+
+
+def write_together(folder: Path, contents: dict[str, bytes]) -> None:
+    """Replace several files of a folder, each as ``write_atomically`` does.
+
+    The last one seals them: it is removed before the others are replaced. So a crash leaves the old
+    files, the new ones, or no seal; never a mixture that has one. OSError, naming the file, where
+    one cannot be written; if that is for want of space, the old ones stand.
+    """
+    names = {folder / f"{TEMPORARY}{os.getpid()}-{name}": folder / name for name in contents}
+    path = folder
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        for temporary, content in zip(names, contents.values(), strict=True):
+            path = names[temporary]
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        if len(names) > 1:
+            path.unlink(missing_ok=True)
+            _reach_the_disk(folder)
+        for temporary, path in names.items():
+            os.replace(temporary, path)
     except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        for temporary in names:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
         if isinstance(error, OSError):
             error.filename = str(path)  # not the temporary one; a full disk names none
         raise
-    if os.name == "posix":  # the rename itself must reach the disk
-        folder = os.open(path.parent, os.O_RDONLY)
+    _reach_the_disk(folder)
+
+
+def _reach_the_disk(folder: Path) -> None:
+    """What was renamed or removed in a folder is so after a crash too."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(descriptor)
         finally:
-            os.close(folder)
+            os.close(descriptor)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -1,0 +1,229 @@
+"""What each command does; ``minidiff.cli`` reads the command line and tells what went wrong."""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+from minidiff.errors import InputError
+
+SHOWN_SIDE = 128  # pixels of an image in a picture
+
+
+def _train(args: argparse.Namespace) -> None:
+    recipe = importlib.import_module(f"minidiff.recipes.{args.recipe}")
+    config_module = importlib.import_module("minidiff.training.config")
+    if args.fields:
+        print(config_module.presets_table(recipe.PRESETS))
+        return
+    settings = [*([f"data={args.data}"] if args.data else []), *args.settings]
+    config = config_module.override(recipe.PRESETS[args.preset], settings)
+    folder = recipe.run(args.out or f"runs/{args.recipe}", config, progress=not args.quiet)
+    print((folder.path / "report.md").read_text(encoding="utf-8"))
+    print(f"The run is in {folder.path}, its report in {folder.path / 'report.md'}")
+
+
+def _png(text: str) -> Path:
+    """A path to write a picture to, checked before any work is done."""
+    path = Path(text)
+    if path.suffix.lower() != ".png":
+        raise InputError(f"--out {text} must end in .png")
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"--out {text} cannot be written: there is no folder {path.parent}")
+    return path
+
+
+def _sample(args: argparse.Namespace) -> None:
+    out = _png(args.out)
+    from minidiff.recipes import ddpm
+    from minidiff.sampling import ddpm_sample
+
+    model = ddpm.load(args.run)
+    if args.sampler == "ddpm":
+        if args.steps:
+            raise InputError("--steps belongs to --sampler ddim: ddpm takes every step")
+        settings = {"sampler": ddpm_sample}
+    else:
+        settings = {"steps": args.steps or model.config.sample_steps}
+        if settings["steps"] > model.config.timesteps:
+            raise InputError(
+                f"--steps {args.steps} is more than the model's {model.config.timesteps}"
+            )
+    import jax
+
+    from minidiff import plot
+
+    images = ddpm.draw(jax.random.key(args.seed), model, args.count, **settings)
+    plot.enlarge(plot.tile(images)).save(out)
+    print(f"{args.count} samples of {args.run} are in {out}")
+
+
+def _data(args: argparse.Namespace) -> None:
+    if args.write:
+        from minidiff.data.builders import prepare
+
+        print(f"prepared in {prepare(_tfds_name(args.source), args.write)}")
+        return
+    out = _png(args.out)
+    import numpy as np
+
+    from minidiff import plot
+    from minidiff.data.describe import describe
+    from minidiff.data.sources import captions_of, open_source
+
+    source = open_source(args.source, split=args.split, size=args.size, batch_size=args.count)
+    report = describe(source)
+    batch = source.batch(0)
+    captions = captions_of(source, batch)
+    title = f"{args.source}, {args.split}"
+    plot.save(plot.contact_sheet(np.asarray(batch["image"]), captions, title), out)
+    for name, value in report.items():
+        if name != "problems":
+            print(f"{name}: {value if value is not None else 'endless'}")
+    for problem in report["problems"] or ["none found"]:
+        print(f"problem: {problem}")
+    print(f"contact sheet: {out}")
+
+
+def _tfds_name(source: str) -> str:
+    if source == "scenes":
+        return "minidiff_scenes"
+    if source.startswith("tfds:"):
+        return source.removeprefix("tfds:")
+    raise InputError(f"--write prepares scenes or tfds:NAME, not {source!r}")
+
+
+def _encoder(path: str):
+    """The CLIP that a path names, with its tokenizer."""
+    from minidiff import weights
+    from minidiff.encoder import Encoder
+    from minidiff.recipes import clip
+    from minidiff.tokenizer import real_clip_tokenizer
+    from minidiff.training.run import Run
+
+    if Path(path).suffix == ".safetensors":
+        return Encoder(weights.load_clip(path), real_clip_tokenizer())
+    if "recipe" in Run(Path(path)).read_json("config.json"):
+        return clip.load(path)
+    return Encoder(weights.load_clip(path), weights.load_tokenizer(path))
+
+
+def _tell_cut(encoder, texts: list[str]) -> None:
+    for text in encoder.cut(texts):
+        print(f"minidiff: cut to {encoder.context} tokens: {text}", file=sys.stderr)
+
+
+def _as_they_are(paths: list) -> object:
+    """Image files for a person to look at, finer than a small encoder sees them."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from minidiff.data.arrays import to_float
+    from minidiff.data.images import read_images
+
+    pixels = read_images([Path(path) for path in paths], SHOWN_SIDE, Path())
+    return np.asarray(to_float(jnp.asarray(pixels)))
+
+
+def _classify(args: argparse.Namespace) -> None:
+    out = _png(args.out)
+    import numpy as np
+
+    from minidiff import plot
+    from minidiff.retrieval import TEMPLATES, fill, label_embeddings, zero_shot
+
+    if len(set(args.labels)) < 2:
+        raise InputError("--labels needs at least two different labels to choose from")
+    templates = args.templates or TEMPLATES
+    encoder = _encoder(args.model)
+    images = encoder.read(args.images)
+    _tell_cut(encoder, [fill(t, label) for label in args.labels for t in templates])
+    try:
+        labels = label_embeddings(encoder.texts, args.labels, templates)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    chances = np.asarray(zero_shot(encoder.images(images), labels, encoder.clip.log_scale))
+    names = [Path(path).name for path in args.images]
+    shown = _as_they_are(args.images)
+    plot.save(plot.probabilities(shown, args.labels, chances, names), out)
+    wide = max(map(len, names))
+    for name, row in zip(names, chances, strict=True):
+        order = np.argsort(-row)
+        told = ", ".join(f"{args.labels[i]} {100 * row[i]:.1f}%" for i in order)
+        print(f"{name.ljust(wide)}  {told}")
+    print(f"picture: {out}")
+
+
+def _search(args: argparse.Namespace) -> None:
+    out = _png(args.out)
+    import numpy as np
+
+    from minidiff import plot
+    from minidiff.encoder import index_folder
+    from minidiff.retrieval import search
+
+    if not args.queries and not args.image:
+        raise InputError("give a text to search for, or --image FILE")
+    encoder = _encoder(args.model)
+    folder = Path(args.folder)
+    path = Path(args.index or f"{folder.name or 'images'}.index.safetensors")
+    asked = [encoder.texts(args.queries)] if args.queries else []
+    asked += [encoder.images(encoder.read(args.image))] if args.image else []
+    index, known = index_folder(encoder, folder, path)
+    print(f"{'read' if known else 'wrote'} the index of {len(index.names)} images: {path}")
+    _tell_cut(encoder, args.queries)
+    found, cosines = search(np.concatenate(asked), index.embeddings, args.count)
+    rows = []
+    queries = [*args.queries, *(f"like {Path(image).name}" for image in args.image)]
+    for query, places, values in zip(queries, np.asarray(found), np.asarray(cosines), strict=True):
+        files = [folder / index.names[i] for i in places]
+        notes = [f"{index.names[i]} {v:.2f}" for i, v in zip(places, values, strict=True)]
+        rows.append((query, _as_they_are(files), notes))
+        print(f"{query}: {', '.join(notes)}")
+    plot.save(plot.galleries(rows, f"search in {folder.name}"), out)
+    print(f"picture: {out}")
+
+
+def _arithmetic(args: argparse.Namespace) -> None:
+    out = _png(args.out)
+    import numpy as np
+
+    from minidiff import exam, plot
+    from minidiff.retrieval import difference, label_embeddings, rank_words
+
+    if bool(args.plus) != bool(args.minus):
+        raise InputError("--plus and --minus go together: images to add and images to take away")
+    encoder = _encoder(args.model)
+    if args.plus:
+        plus, minus = encoder.read(args.plus), encoder.read(args.minus)
+    else:
+        minus, plus = exam.draw_dressed(encoder, args.seed, 4)
+    words = list(dict.fromkeys(args.words or exam.VOCABULARY))
+    embeddings = label_embeddings(encoder.texts, words, exam.WORD_TEMPLATES)
+    direction = difference(encoder.images(minus), encoder.images(plus))
+    cosines = np.asarray(rank_words(direction, embeddings, centre=not args.not_centred))
+    first = np.argsort(-cosines)[:8]
+    told = [words[i] for i in first]
+    plot.save(plot.arithmetic(minus, plus, told, cosines[first]), out)
+    print(", ".join(f"{word} {cosines[i]:.2f}" for word, i in zip(told, first, strict=True)))
+    print(f"picture: {out}")
+
+
+def _quickstart(args: argparse.Namespace) -> None:
+    importlib.import_module("minidiff.quickstart").run(args.out, args.preset)
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    importlib.import_module("minidiff.doctor").run()
+
+
+VERBS = {
+    "quickstart": _quickstart,
+    "train": _train,
+    "sample": _sample,
+    "classify": _classify,
+    "search": _search,
+    "arithmetic": _arithmetic,
+    "data": _data,
+    "doctor": _doctor,
+}

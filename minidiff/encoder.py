@@ -1,0 +1,147 @@
+"""A trained CLIP with its tokenizer: text and pictures in, embeddings out; and an index of a folder."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from minidiff import weights
+from minidiff.clip import CLIP
+from minidiff.data.folder import list_files
+from minidiff.data.images import read_images
+from minidiff.errors import InputError
+from minidiff.text import Tokenizer
+
+AT_ONCE = 64  # images or texts per call
+
+
+@jax.jit
+def _encode_images(clip: CLIP, images: jax.Array) -> jax.Array:
+    return clip.encode_images(images)
+
+
+@jax.jit
+def _encode_texts(clip: CLIP, ids: jax.Array) -> jax.Array:
+    return clip.encode_texts(ids)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """Both towers for use outside of training: any number of strings or images at once."""
+
+    clip: CLIP
+    tokenizer: Tokenizer
+
+    @property
+    def context(self) -> int:
+        """Most tokens of a text, start and end included."""
+        return self.clip.config.text.context
+
+    @property
+    def side(self) -> int:
+        """Pixels on a side of the images it sees."""
+        return self.clip.config.image.image_size
+
+    def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "texts embedding"]:
+        """Embeddings of texts; one that is too long is cut (``cut`` tells which).
+
+        InputError for an empty text.
+        """
+        if not texts or not all(text.strip() for text in texts):
+            raise InputError("an empty text says nothing: give at least one word")
+        return _in_parts(_encode_texts, self.clip, self.tokenizer(list(texts), self.context))
+
+    def cut(self, texts: Sequence[str]) -> list[str]:
+        """Those of the texts that are longer than the context."""
+        return [text for text in texts if len(self.tokenizer.encode(text)) > self.context - 2]
+
+    def images(
+        self, images: Float[np.ndarray, "images side side channels"]
+    ) -> Float[np.ndarray, "images embedding"]:
+        """Embeddings of images in [-1, 1]. ValueError unless they are of the encoder's size."""
+        return _in_parts(_encode_images, self.clip, np.asarray(images, np.float32))
+
+    def read(self, paths: Sequence[Path | str]) -> Float[np.ndarray, "images side side channels"]:
+        """Image files of any size as this encoder sees them. InputError names what is unreadable."""
+        paths = [Path(path) for path in paths]
+        for path in paths:
+            if not path.is_file():
+                raise InputError(f"there is no image {path}")
+        pixels = read_images(paths, self.side, Path())
+        if self.clip.config.image.channels == 1:
+            pixels = pixels.mean(axis=3, keepdims=True)
+        return (pixels.astype(np.float32) - 127.5) / 127.5
+
+    @property
+    def fingerprint(self) -> str:
+        """A name for these very weights: an index remembers whose embeddings it holds."""
+        digest = hashlib.sha256()
+        for name, array in weights.flatten(self.clip).items():
+            digest.update(name.encode())
+            digest.update(np.asarray(array, order="C").tobytes())
+        return digest.hexdigest()[:16]
+
+
+def _in_parts(encode, clip: CLIP, items: np.ndarray) -> np.ndarray:
+    """Encode in calls of one size, so that one compiled program serves any number."""
+    parts = []
+    for start in range(0, len(items), AT_ONCE):
+        some = items[start : start + AT_ONCE]
+        filled = np.concatenate([some, np.repeat(some[:1], AT_ONCE - len(some), axis=0)])
+        parts.append(np.asarray(encode(clip, jnp.asarray(filled)))[: len(some)])
+    return np.concatenate(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """Embeddings of the images of a folder, kept in a file so that they are computed once."""
+
+    names: tuple[str, ...]  # relative to the folder
+    embeddings: np.ndarray  # (images, embedding)
+    encoder: str  # the fingerprint of the encoder that made them
+
+    def save(self, path: Path | str) -> None:
+        """Write one safetensors file; the names stand in its header."""
+        tree = {"embeddings": self.embeddings}
+        weights.save(path, tree, {"names": json.dumps(self.names), "encoder": self.encoder})
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Index":
+        """InputError if the file is not an index."""
+        arrays, facts = weights.load_arrays(path)
+        embeddings = arrays.get("embeddings")
+        try:
+            names = tuple(json.loads(facts["names"]))
+            if embeddings.ndim != 2 or len(names) != len(embeddings):
+                raise ValueError("names and embeddings differ in number")
+            return cls(names, embeddings, facts["encoder"])
+        except (KeyError, ValueError, TypeError, AttributeError):
+            raise InputError(f"{path} is not an index of images") from None
+
+
+def index_folder(encoder: Encoder, folder: Path | str, path: Path | str) -> tuple[Index, bool]:
+    """The index of a folder of images, and whether it was there already.
+
+    It is read from ``path`` if that file was made by this encoder, of just these images, since they
+    were last changed; otherwise made anew and written there. InputError for a folder without images,
+    or if ``path`` holds the index of another model or something else.
+    """
+    folder, path = Path(folder), Path(path)
+    files, _ = list_files(folder)
+    names = tuple(file.relative_to(folder).as_posix() for file in files)
+    if path.exists():
+        index = Index.load(path)
+        if index.encoder != encoder.fingerprint:
+            raise InputError(f"{path} holds another model's embeddings: give another --index")
+        changed = max(file.stat().st_mtime for file in files) > path.stat().st_mtime
+        if index.names == names and not changed:
+            return index, True
+    index = Index(names, encoder.images(encoder.read(files)), encoder.fingerprint)
+    index.save(path)
+    return index, False

@@ -1,0 +1,57 @@
+r"""Nearest-neighbour doubling followed by a 3x3 convolution: the way up in a U-Net.
+
+Doubling repeats every pixel, so of the nine pixels under the kernel several are copies of one. An
+even row 2i of the result sees the small image's rows i - 1, i, i: the kernel's last two rows act on
+the same pixels and can be added up first. An odd row sees i, i, i + 1. Likewise for columns: each of
+the four kinds of output pixel is a 2x2 convolution of the small image, four multiplications where
+the reference needs nine, and the large image is never made.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from minidiff.kernels.conv import conv
+
+
+def reference(
+    x: Float[Array, "batch height width inputs"],
+    weight: Float[Array, "3 3 inputs outputs"],
+) -> Float[Array, "batch 2*height 2*width outputs"]:
+    """Each pixel repeated in both directions, then the convolution with one zero around."""
+    return conv(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2), weight, 1)
+
+
+def four_phases(
+    x: Float[Array, "batch height width inputs"],
+    weight: Float[Array, "3 3 inputs outputs"],
+) -> Float[Array, "batch 2*height 2*width outputs"]:
+    """The same as four matrix products, one for each place in a 2x2 square of the result."""
+    batch, height, width, inputs = x.shape
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    rows = _merge(weight)
+    out = []
+    for up in (0, 1):
+        for left in (0, 1):
+            kernel = _merge(rows[up].swapaxes(0, 1))[left]  # (2 across, 2 down, inputs, outputs)
+            window = jnp.concatenate(
+                [
+                    padded[:, up + down : up + down + height, left + across : left + across + width]
+                    for across in (0, 1)
+                    for down in (0, 1)
+                ],
+                axis=-1,
+            )
+            out.append(window.reshape(-1, 4 * inputs) @ kernel.reshape(4 * inputs, -1))
+    squares = jnp.stack(out, axis=1).reshape(batch, height, width, 2, 2, -1)
+    return squares.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, -1)
+
+
+def _merge(weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The two rows that a kernel's three become, for even and for odd rows of the result."""
+    even = jnp.stack([weight[0], weight[1] + weight[2]])
+    odd = jnp.stack([weight[0] + weight[1], weight[2]])
+    return even, odd
+
+
+doubled_conv = four_phases

@@ -1,0 +1,280 @@
+"""CLIP on captioned pictures (Radford et al. 2021), from its tokenizer to zero-shot classification.
+
+minidiff train clip --preset cpu --data scenes --out runs/clip
+minidiff classify runs/clip IMAGE... --labels "a man" "a cat"
+minidiff search runs/clip FOLDER "a red cat wearing a hat"
+minidiff arithmetic runs/clip
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from minidiff import exam, metrics, plot, weights
+from minidiff.clip import CLIP, CLIPConfig
+from minidiff.contrastive import (
+    SIGLIP_BIAS_INIT,
+    SIGLIP_LOG_SCALE_INIT,
+    clamp_log_scale,
+    contrastive_loss,
+    cosine_similarity,
+    siglip_loss,
+)
+from minidiff.data.sources import Source, captions_of, open_source
+from minidiff.data.tokens import Tokenized, some_captions, tokens_of
+from minidiff.encoder import Encoder
+from minidiff.errors import InputError
+from minidiff.layers import count_parameters
+from minidiff.text import TextConfig, Tokenizer
+from minidiff.training.config import TrainConfig, setting
+from minidiff.training.run import Run, open_run, train
+from minidiff.training.state import TrainState
+from minidiff.vit import ViTConfig
+
+SHOWN = 32  # pairs in the similarity matrix
+SCORES = "similarity"  # folder of the matrices that were measured on the way
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(TrainConfig):
+    """Settings of the two towers and of their training."""
+
+    data: str = setting("scenes", "scenes, digits, tfds:NAME or folder:PATH, with captions")
+    size: int | None = setting(None, "side of the images; none: what suits the data", low=8)
+    patch: int = setting(4, "side of a patch in pixels", low=1, high=64)
+    width: int = setting(128, "of both towers", low=8, high=4096)
+    heads: int = setting(4, "of attention", low=1, high=64)
+    layers: int = setting(4, "of the image tower", low=1, high=48)
+    text_layers: int = setting(2, "of the text tower", low=1, high=48)
+    embedding: int = setting(64, "length of what both towers end in", low=2, high=4096)
+    vocabulary: int = setting(1024, "tokens that may be learned", low=514, high=65_536)
+    context: int | None = setting(None, "tokens of a text; none: the longest caption", low=4)
+    loss: str = setting("clip", "softmax over the batch, or pairwise", choices=("clip", "siglip"))
+    report_count: int = setting(1000, "test examples that the report measures", low=50)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.width % self.heads:
+            raise InputError(f"heads={self.heads} does not divide width={self.width}")
+
+    def towers(self, image_shape: tuple[int, int, int], tokenizer: Tokenizer, context: int):
+        """The two towers that these settings describe. InputError if the patches do not fit."""
+        if image_shape[0] % self.patch:
+            raise InputError(f"patch={self.patch} does not divide the image side {image_shape[0]}")
+        both = {"width": self.width, "heads": self.heads}
+        return CLIPConfig(
+            embedding=self.embedding,
+            image=ViTConfig(
+                image_size=image_shape[0],
+                channels=image_shape[2],
+                patch=self.patch,
+                layers=self.layers,
+                **both,
+            ),
+            text=TextConfig(
+                vocabulary=tokenizer.size,
+                context=context,
+                layers=self.text_layers,
+                end=tokenizer.end,
+                **both,
+            ),
+        )
+
+
+PRESETS = {
+    "smoke": Config(
+        steps=40, batch_size=64, log_every=10, checkpoint_every=20, width=32, layers=2,
+        report_count=200,
+    ),
+    "cpu": Config(
+        steps=500, batch_size=256, optimizer="muon", learning_rate=0.01, ema_decay=0.98,
+        picture_every=250, checkpoint_every=100,
+    ),
+    "gpu": Config(
+        steps=10_000, batch_size=2048, learning_rate=1e-3, weight_decay=0.1, log_every=50,
+        picture_every=2000, checkpoint_every=2000, width=256, layers=6, text_layers=4, size=32,
+        dtype="bfloat16",
+    ),
+    "full": Config(
+        steps=50_000, batch_size=4096, learning_rate=5e-4, weight_decay=0.2, log_every=100,
+        picture_every=5000, checkpoint_every=5000, width=512, heads=8, layers=12, text_layers=12,
+        embedding=256, size=64, patch=8, dtype="bfloat16",
+    ),
+}  # fmt: skip
+MINUTES = {}
+
+
+def init(key: jax.Array, config: CLIPConfig, loss: str) -> CLIP:
+    """A CLIP whose temperature (and bias) begin where the loss wants them."""
+    clip = CLIP.init(key, config)
+    if loss == "clip":
+        return clip
+    return clip.replace(
+        log_scale=jnp.float32(SIGLIP_LOG_SCALE_INIT), bias=jnp.float32(SIGLIP_BIAS_INIT)
+    )
+
+
+def pair_loss(clip: CLIP, images: jax.Array, ids: jax.Array) -> jax.Array:
+    """The loss of a batch of pairs, CLIP's or SigLIP's."""
+    embeddings = clip.encode_images(images), clip.encode_texts(ids)
+    if clip.bias is None:
+        return contrastive_loss(*embeddings, clip.log_scale)
+    return siglip_loss(*embeddings, clip.log_scale, clip.bias)
+
+
+def load(path: str | Path) -> Encoder:
+    """The averaged weights of a run and its tokenizer. InputError if it is no run of this recipe."""
+    run = Run(Path(path))
+    there = run.read_json("config.json")
+    if there.get("recipe") != "clip":
+        raise InputError(f"{path} is a run of {there.get('recipe')}, not of clip")
+    tokenizer = Tokenizer.load(run.path / "tokenizer")
+    try:
+        config = Config(**there["config"])
+        config = config.towers(tuple(there["image_shape"]), tokenizer, there["context"])
+        template = jax.eval_shape(
+            lambda key: init(key, config, there["config"]["loss"]), jax.random.key(0)
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{run.path / 'config.json'} is not of this version: {error}") from None
+    return Encoder(run.load_ema(template), tokenizer)
+
+
+def run(out: str, config: Config, *, progress: bool = True) -> Run:
+    """Train (or go on training) in the folder ``out``; then draw and measure."""
+    source = open_source(
+        config.data, seed=config.seed, size=config.size, batch_size=config.batch_size
+    )
+    tokenizer = Tokenizer.learn(some_captions(source), config.vocabulary)
+    tokens = tokens_of(source, tokenizer, config.context)
+    clip_config = config.towers(source.image_shape, tokenizer, tokens.context)
+    facts = {"image_shape": list(source.image_shape), "context": tokens.context}
+    folder = open_run(out, "clip", config, **facts)
+    tokenizer.save(folder.path / "tokenizer")
+    (folder.path / SCORES).mkdir(exist_ok=True)
+    shown = held_out(config, source, SHOWN)
+
+    def loss(key, clip, batch):
+        value = pair_loss(clip, batch["image"], batch["ids"])
+        return value, {"temperature": jnp.exp(-clip.log_scale)}
+
+    def on_picture(state: TrainState, step: int) -> None:
+        encoder = Encoder(state.ema, tokenizer)
+        score = similarity(encoder, *shown)
+        weights.save(folder.path / SCORES / f"{step:06d}.safetensors", {"cosine": score})
+
+    state = train(
+        folder,
+        config,
+        lambda key: init(key, clip_config, config.loss),
+        loss,
+        Tokenized(source, tokens),
+        on_picture=on_picture,
+        constrain=lambda clip: clip.replace(log_scale=clamp_log_scale(clip.log_scale)),
+        progress=progress,
+    )
+    on_picture(state, config.steps)
+    write_report(folder, config, Encoder(state.ema, tokenizer), source)
+    return folder
+
+
+def held_out(config: Config, source: Source, count: int) -> tuple[np.ndarray, list[str]]:
+    """Images and captions of the test split."""
+    test = open_source(
+        config.data, seed=config.seed, split="test", size=source.image_shape[0], batch_size=count
+    )
+    batch = jax.jit(lambda test: test.batch(0))(test)
+    return np.asarray(batch["image"]), captions_of(test, batch)
+
+
+def similarity(encoder: Encoder, images: np.ndarray, texts: list[str]) -> np.ndarray:
+    """Cosine of every image with every text."""
+    return np.asarray(cosine_similarity(encoder.images(images), encoder.texts(texts)))
+
+
+def same_text(texts: list[str]) -> np.ndarray:
+    """True where two captions are word for word the same: either image will do."""
+    return np.array(texts)[:, None] == np.array(texts)[None, :]
+
+
+def write_report(folder: Run, config: Config, encoder: Encoder, source: Source) -> None:
+    """Recall on held-out captions; for scenes, everything that ``minidiff.exam`` asks."""
+    files = sorted((folder.path / SCORES).glob("*.safetensors"))
+    shown = [files[i] for i in sorted({0, len(files) // 2, len(files) - 1})]
+    panels = [
+        (f"after {int(file.stem)} steps", weights.load_arrays(file)[0]["cosine"]) for file in shown
+    ]
+    figure = plot.similarity_matrices(panels, f"cosines of {SHOWN} held-out images and captions")
+    plot.save(figure, folder.figures / "similarity.png")
+    lines = folder.metrics()
+    title = f"contrastive loss; log N = {math.log(config.batch_size):.2f}"
+    plot.save(plot.loss_curve(lines, title), folder.figures / "loss.png")
+    report = {
+        "recipe": "clip",
+        "data": config.data,
+        "steps": config.steps,
+        "parameters": count_parameters(encoder.clip),
+        "loss": lines[-1]["loss"],
+        "log_batch_size": math.log(config.batch_size),
+        "temperature": lines[-1]["temperature"],
+        "training_seconds": lines[-1]["seconds"],
+    }
+    if source.name == "scenes":
+        report |= {
+            "zero_shot": exam.zero_shot(encoder, config.seed, 2 * config.report_count),
+            "recall": exam.retrieval(encoder, config.seed, config.report_count),
+            "hat": exam.hat_arithmetic(encoder, config.seed),
+            "binding": exam.binding(encoder, config.seed),
+        }
+    else:
+        images, texts = held_out(config, source, config.report_count)
+        score, own = similarity(encoder, images, texts), same_text(texts)
+        report["recall"] = {
+            name: {f"R@{k}": metrics.recall(s, own, k) for k in exam.RANKS}
+            for name, s in (("image to text", score), ("text to image", score.T))
+        }
+    folder.write_json("report.json", report)
+    folder.write_text("report.md", report_text(report))
+
+
+def report_text(report: dict) -> str:
+    """The numbers of a report as Markdown."""
+    head = (
+        f"{report['parameters']:,} parameters, {report['steps']} steps in "
+        f"{report['training_seconds']:.0f} s; loss {report['loss']:.3f} (log N = "
+        f"{report['log_batch_size']:.2f}), temperature {report['temperature']:.3f}."
+    )
+    links = "![similarity](figures/similarity.png)\n![loss](figures/loss.png)"
+    return "\n\n".join([f"# clip on {report['data']}", head, *tables(report), links]) + "\n"
+
+
+def tables(report: dict) -> list[str]:
+    """Recall, and for scenes zero-shot accuracy, arithmetic and binding, as Markdown."""
+    both = report["recall"]["image to text"], report["recall"]["text to image"]
+    head = [
+        "| recall among distinct test captions | image to text | text to image |",
+        "|---|---|---|",
+    ]
+    found = ["\n".join(head + [f"| {k} | {both[0][k]:.3f} | {both[1][k]:.3f} |" for k in both[0]])]
+    if "zero_shot" not in report:
+        return found
+    test, unseen = report["zero_shot"]["test"], report["zero_shot"]["unseen"]
+    head = [
+        "| zero-shot accuracy | test | subject and colour never seen together |",
+        "|---|---|---|",
+    ]
+    hat = report["hat"]
+    return [
+        *found,
+        "\n".join(head + [f"| {k} | {test[k]:.3f} | {unseen[k]:.3f} |" for k in test]),
+        "Image of a man with a hat minus the same man without: among all words, hat or cap is number "
+        f"{', '.join(map(str, hat['ranks']))} (five pairs; without centring "
+        f"{', '.join(map(str, hat['ranks_uncentred']))}). First words for the mean: "
+        f"{', '.join(hat['mean_direction'])}.",
+        "Binding: of two objects the right caption, against the one with the colours exchanged, is "
+        f"nearer in {100 * report['binding']:.1f}% (chance 50%).",
+    ]

@@ -1,0 +1,218 @@
+r"""Attention and what is built of it: every position of a sequence looks at every other.
+
+The blocks are those of GPT-2 and CLIP: normalise, then attend or compute, then add to what came in.
+The same stack reads patches of an image (minidiff/vit.py) and pieces of words (minidiff/text.py).
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Key
+
+from minidiff.layers import LayerNorm, Linear
+
+UNROLLED = 12  # layers: more are compiled once and looped over, on the CPU too
+
+
+def attention_weights(
+    q: Float[Array, "batch queries heads width"],
+    k: Float[Array, "batch keys heads width"],
+    mask: Bool[Array, "#batch #heads queries keys"] | None = None,
+) -> Float[Array, "batch heads queries keys"]:
+    r"""softmax(q k^T / sqrt(width)) over the keys: where each query looks. Computed in float32.
+
+    ``mask`` is True where a query may look at a key.
+    """
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k).astype(jnp.float32) / math.sqrt(q.shape[-1])
+    if mask is not None:
+        scores = jnp.where(mask, scores, -jnp.inf)
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def attention(
+    q: Float[Array, "batch queries heads width"],
+    k: Float[Array, "batch keys heads width"],
+    v: Float[Array, "batch keys heads width"],
+    mask: Bool[Array, "#batch #heads queries keys"] | None = None,
+) -> Float[Array, "batch queries heads width"]:
+    r"""softmax(q k^T / sqrt(width)) v (Vaswani et al. 2017, equation 1), for every head."""
+    weights = attention_weights(q, k, mask).astype(v.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
+@struct.dataclass
+class Attention:
+    """Multi-head attention of a sequence to itself."""
+
+    query: Linear
+    key: Linear
+    value: Linear
+    out: Linear
+    heads: int = struct.field(pytree_node=False, default=1)
+
+    @classmethod
+    def init(
+        cls, key: Key[Array, ""], width: int, heads: int, *, out_scale: float = 1.0
+    ) -> "Attention":
+        """Four square projections. ValueError unless heads divides width."""
+        if width % heads:
+            raise ValueError(f"Attention: width {width} does not split into {heads} heads")
+        q, k, v, o = jax.random.split(key, 4)
+        return cls(
+            query=Linear.init(q, width, width),
+            key=Linear.init(k, width, width),
+            value=Linear.init(v, width, width),
+            out=Linear.init(o, width, width, scale=out_scale),
+            heads=heads,
+        )
+
+    def project(self, x: Float[Array, "batch tokens width"]) -> tuple[jax.Array, ...]:
+        """Queries, keys and values, each (batch, tokens, heads, width / heads)."""
+        split = (*x.shape[:2], self.heads, -1)
+        return tuple(layer(x).reshape(split) for layer in (self.query, self.key, self.value))
+
+    def __call__(
+        self,
+        x: Float[Array, "batch tokens width"],
+        mask: Bool[Array, "#batch #heads tokens tokens"] | None = None,
+    ) -> Float[Array, "batch tokens width"]:
+        return self.out(attention(*self.project(x), mask).reshape(x.shape))
+
+    def weights(
+        self,
+        x: Float[Array, "batch tokens width"],
+        mask: Bool[Array, "#batch #heads tokens tokens"] | None = None,
+    ) -> Float[Array, "batch heads tokens tokens"]:
+        """The attention map: row i says how much token i takes from every other."""
+        q, k, _ = self.project(x)
+        return attention_weights(q, k, mask)
+
+
+ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI's CLIP was trained with it
+}
+
+
+@struct.dataclass
+class MLP:
+    """Two linear layers with a GELU between; the hidden layer is ``expand`` times as wide."""
+
+    up: Linear
+    down: Linear
+    activation: str = struct.field(pytree_node=False, default="gelu")
+
+    @classmethod
+    def init(
+        cls,
+        key: Key[Array, ""],
+        width: int,
+        *,
+        expand: int = 4,
+        out_scale: float = 1.0,
+        activation: str = "gelu",
+    ) -> "MLP":
+        """ValueError unless ``activation`` is one of ACTIVATIONS."""
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation {activation!r}: choose from {', '.join(ACTIVATIONS)}")
+        up, down = jax.random.split(key)
+        return cls(
+            up=Linear.init(up, width, expand * width),
+            down=Linear.init(down, expand * width, width, scale=out_scale),
+            activation=activation,
+        )
+
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        return self.down(ACTIVATIONS[self.activation](self.up(x)))
+
+
+@struct.dataclass
+class TransformerBlock:
+    """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)) (Radford et al. 2019)."""
+
+    norm1: LayerNorm
+    attention: Attention
+    norm2: LayerNorm
+    mlp: MLP
+
+    @classmethod
+    def init(
+        cls,
+        key: Key[Array, ""],
+        width: int,
+        heads: int,
+        *,
+        expand: int = 4,
+        out_scale: float = 1.0,
+        activation: str = "gelu",
+        eps: float = 1e-5,
+    ) -> "TransformerBlock":
+        """``out_scale`` shrinks what both branches add: (2 layers)^-1/2 keeps a deep sum steady."""
+        attention_key, mlp_key = jax.random.split(key)
+        mlp = MLP.init(mlp_key, width, expand=expand, out_scale=out_scale, activation=activation)
+        return cls(
+            norm1=LayerNorm.init(width, eps),
+            attention=Attention.init(attention_key, width, heads, out_scale=out_scale),
+            norm2=LayerNorm.init(width, eps),
+            mlp=mlp,
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "batch tokens width"],
+        mask: Bool[Array, "#batch #heads tokens tokens"] | None = None,
+    ) -> Float[Array, "batch tokens width"]:
+        x = x + self.attention(self.norm1(x), mask)
+        return x + self.mlp(self.norm2(x))
+
+
+@struct.dataclass
+class Transformer:
+    """A stack of blocks, stored as one block whose every array has a leading axis of layers."""
+
+    blocks: TransformerBlock
+
+    @classmethod
+    def init(cls, key: Key[Array, ""], width: int, layers: int, heads: int, **settings):
+        """``settings`` as of TransformerBlock."""
+
+        def one(key):
+            return TransformerBlock.init(
+                key, width, heads, out_scale=(2 * layers) ** -0.5, **settings
+            )
+
+        return cls(blocks=jax.vmap(one)(jax.random.split(key, layers)))
+
+    @property
+    def layers(self) -> int:
+        return self.blocks.norm1.scale.shape[0]
+
+    def block(self, i: int) -> TransformerBlock:
+        return jax.tree.map(lambda stacked: stacked[i], self.blocks)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch tokens width"],
+        mask: Bool[Array, "#batch #heads tokens tokens"] | None = None,
+    ) -> Float[Array, "batch tokens width"]:
+        def step(x, block):
+            return block(x, mask), None
+
+        # Written out on the CPU, where a loop would copy what it keeps for the gradient.
+        unroll = jax.default_backend() == "cpu" and self.layers <= UNROLLED
+        return jax.lax.scan(step, x, self.blocks, unroll=self.layers if unroll else 1)[0]
+
+    def forward(
+        self,
+        x: Float[Array, "batch tokens width"],
+        mask: Bool[Array, "#batch #heads tokens tokens"] | None = None,
+    ) -> dict[str, jax.Array]:
+        """Every block's output, ``blocks.i``, and attention map, ``attention.i``, in order."""
+        stages = {}
+        for i in range(self.layers):
+            block = self.block(i)
+            stages[f"attention.{i}"] = block.attention.weights(block.norm1(x), mask)
+            x = stages[f"blocks.{i}"] = block(x, mask)
+        return stages

@@ -1,0 +1,40 @@
+"""Weights in and out of files: our own, and those of the real models under their own names."""
+
+import importlib
+import os  # noqa: F401  the tests let a disk fail through it
+
+from minidiff.weights.files import (
+    LISTED,
+    TEMPORARY,
+    flatten,
+    load,
+    load_arrays,
+    remove_leftovers,
+    save,
+    unflatten,
+    write_atomically,
+)
+
+# A training run needs no other library's names, nor the networks that they belong to.
+_LAZY = dict.fromkeys(("load_clip", "save_clip", "load_tokenizer"), "clip")
+
+__all__ = [
+    "LISTED",
+    "TEMPORARY",
+    "flatten",
+    "load",
+    "load_arrays",
+    "load_clip",
+    "load_tokenizer",
+    "remove_leftovers",
+    "save",
+    "save_clip",
+    "unflatten",
+    "write_atomically",
+]
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
