@@ -1,12 +1,14 @@
 """What a CLIP that was trained on scenes is asked: questions whose answers the renderer knows."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from minidiff import metrics
-from minidiff.contrastive import cosine_similarity
+from minidiff.contrastive import cosine_similarity, normalize
 from minidiff.data.captions import MENTION, TEMPLATES, VOCABULARY, parse_prompt, to_text
 from minidiff.data.captions import full_caption_words as full_caption
 from minidiff.data.factors import ACCESSORIES, COLOURS, FACTORS, SUBJECTS, Scene
@@ -22,9 +24,45 @@ WORD_TEMPLATES = ("{}", "a {}", "a picture of a {}")
 def draw(encoder: Encoder, seed: int, split: str, count: int) -> dict[str, np.ndarray]:
     """The first ``count`` examples of a split, at the encoder's size: as of a source's batch."""
     source = SceneSource(np.uint32(seed), split=split, size=encoder.side, batch_size=AT_ONCE)
-    step = jax.jit(lambda source, step: source.batch(step))
-    parts = [jax.device_get(step(source, i)) for i in range(-(-count // AT_ONCE))]
+
+    @jax.jit
+    def facts(source, step):  # all but the pictures, which XLA sees are not asked for
+        indices = step * AT_ONCE + jnp.arange(AT_ONCE)
+        batch = source.examples(indices)
+        return {"factors": batch["factors"], "words": batch["words"]}, scenes(
+            source.seed, split, indices
+        )
+
+    parts = []
+    for step in range(-(-count // AT_ONCE)):
+        told, drawn = facts(source, step)
+        parts.append({**jax.device_get(told), "image": pictures(encoder, drawn)})
     return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+
+
+# Compiled whole: piece by piece, dozens of small programs would take longer to make.
+_render = jax.jit(render_batch, static_argnums=1)
+_scenes = jax.jit(scenes, static_argnums=1)
+_full_captions = jax.jit(jax.vmap(full_caption))
+
+
+def pictures(encoder: Encoder, drawn: Scene) -> Float[np.ndarray, "count side side 3"]:
+    """Any number of scenes, rendered at the encoder's size.
+
+    Always so many at once that one program, which takes seconds to compile, serves all the questions.
+    """
+    count = len(drawn.subject)
+    missing = -count % AT_ONCE
+
+    def part(x: jax.Array, start: int) -> np.ndarray:
+        filled = np.concatenate([x, np.repeat(x[:1], missing, axis=0)])
+        return filled[start : start + AT_ONCE]
+
+    parts = [
+        np.asarray(_render(jax.tree.map(partial(part, start=start), drawn), encoder.side))
+        for start in range(0, count, AT_ONCE)
+    ]
+    return np.concatenate(parts)[:count]
 
 
 def nearest(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -121,7 +159,7 @@ def retrieval(encoder: Encoder, seed: int, count: int = 1000) -> dict:
 
 def dressed(seed: int, count: int, accessory: str = "hat") -> tuple[Scene, Scene]:
     """Men with nothing, and the same men with something on: all else is equal."""
-    drawn = scenes(seed, "test", jnp.arange(count))
+    drawn = _scenes(seed, "test", jnp.arange(count))
     bare = drawn.replace(
         subject=jnp.full_like(drawn.subject, SUBJECTS.index("man")),
         accessory=jnp.zeros_like(drawn.accessory),
@@ -133,7 +171,7 @@ def dressed(seed: int, count: int, accessory: str = "hat") -> tuple[Scene, Scene
 
 def draw_dressed(encoder: Encoder, seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Images of men with nothing on, and of the same men with a hat."""
-    return tuple(np.asarray(render_batch(s, encoder.side)) for s in dressed(seed, count))
+    return tuple(pictures(encoder, drawn) for drawn in dressed(seed, count))
 
 
 def word_embeddings(encoder: Encoder) -> Float[np.ndarray, "words embedding"]:
@@ -176,15 +214,11 @@ def binding(encoder: Encoder, seed: int, count: int = 500) -> float:
 
     The share of right answers; 0.5 is chance. Both captions hold the same words.
     """
-    drawn = scenes(seed, "two", jnp.arange(count))
-    images = encoder.images(np.asarray(render_batch(drawn, encoder.side)))
-    right, wrong = (
-        encoder.texts(to_text(jax.vmap(full_caption)(s))) for s in (drawn, swapped(drawn))
-    )
+    drawn = _scenes(seed, "two", jnp.arange(count))
+    images = encoder.images(pictures(encoder, drawn))
+    right, wrong = (encoder.texts(to_text(_full_captions(s))) for s in (drawn, swapped(drawn)))
 
     def cosines(texts):
-        return np.asarray(
-            jax.vmap(lambda a, b: cosine_similarity(a[None], b[None])[0, 0])(images, texts)
-        )
+        return np.sum(np.asarray(normalize(images) * normalize(texts)), axis=1)
 
     return float(np.mean(cosines(right) > cosines(wrong)))

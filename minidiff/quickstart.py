@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from minidiff import exam, judge, plot
-from minidiff.data.scenes import SUBJECTS, SceneSource
+from minidiff.data.captions import to_text
+from minidiff.data.factors import SUBJECTS
 from minidiff.encoder import Encoder
 from minidiff.noising import Schedule, add_noise
 from minidiff.recipes import clip, ddpm
@@ -21,7 +22,7 @@ FRAMES = 10  # of a strip
 GALLERY = 500  # scenes that are searched
 QUERIES = ("a red cat wearing a hat", "a star at night", "a small green robot on the beach")
 # Enough for the pictures; `minidiff train clip --preset cpu` learns longer.
-SHORTER = {"cpu": {"steps": 250, "picture_every": 100}}
+SHORTER = {"cpu": {"steps": 250, "picture_every": 50}}
 PICTURES = (
     "scenes", "similarity", "zero_shot", "search", "arithmetic",
     "noising", "filmstrip", "samples", "noise_on_off", "loss",
@@ -51,8 +52,9 @@ def run(out: str | Path, preset: str = "cpu") -> None:
     key = jax.random.key(model.config.seed)
     figures = {"filmstrip": filmstrip(key, model), "noise_on_off": noise_on_off(key, model)}
     say("4/4  drawing", "sampling")
-    figures |= pictures_of_clip(clip.load(clip_run.path), clip_config.seed)
-    figures |= pictures_of_data(key, model)
+    encoder = clip.load(clip_run.path)
+    figures |= pictures_of_clip(encoder, clip_config.seed)
+    figures |= pictures_of_data(key, model, encoder)
     for name, figure in figures.items():
         plot.save(figure, folder.figures / f"{name}.png")
     copies = ((clip_run, "similarity"), (ddpm_run, "samples"), (ddpm_run, "loss"))
@@ -100,15 +102,11 @@ def pictures_of_clip(encoder: Encoder, seed: int) -> dict:
     }
 
 
-def pictures_of_data(key: jax.Array, model: ddpm.Diffusion) -> dict:
+def pictures_of_data(key: jax.Array, model: ddpm.Diffusion, encoder: Encoder) -> dict:
     """Scenes with their captions, and one of them on its way to noise."""
-    source = SceneSource(model.config.seed, size=model.image_shape[0], batch_size=16)
-    batch = jax.device_get(jax.jit(lambda source: source.batch(0))(source))
-    captions = source.captions(batch["words"])
-    return {
-        "scenes": plot.contact_sheet(batch["image"], captions, "scenes and their captions"),
-        "noising": noising_strip(key, model.schedule, batch["image"][0]),
-    }
+    drawn = exam.draw(encoder, model.config.seed, "train", 16)
+    sheet = plot.contact_sheet(drawn["image"], to_text(drawn["words"]), "scenes and their captions")
+    return {"scenes": sheet, "noising": noising_strip(key, model.schedule, drawn["image"][0])}
 
 
 def noising_strip(key: jax.Array, schedule: Schedule, image: np.ndarray):

@@ -92,7 +92,7 @@ PRESETS = {
     ),
     "cpu": Config(
         steps=500, batch_size=256, optimizer="muon", learning_rate=0.01, ema_decay=0.98,
-        picture_every=250, checkpoint_every=100,
+        picture_every=50, checkpoint_every=100,
     ),
     "gpu": Config(
         steps=10_000, batch_size=2048, learning_rate=1e-3, weight_decay=0.1, log_every=50,
@@ -204,7 +204,7 @@ def same_text(texts: list[str]) -> np.ndarray:
 def write_report(folder: Run, config: Config, encoder: Encoder, source: Source) -> None:
     """Recall on held-out captions; for scenes, everything that ``minidiff.exam`` asks."""
     files = sorted((folder.path / SCORES).glob("*.safetensors"))
-    shown = [files[i] for i in sorted({0, len(files) // 2, len(files) - 1})]
+    shown = files[:2] + files[2:][-1:]  # before, soon after the start, at the end
     panels = [
         (f"after {int(file.stem)} steps", weights.load_arrays(file)[0]["cosine"]) for file in shown
     ]
