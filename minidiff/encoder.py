@@ -105,11 +105,16 @@ class Index:
     names: tuple[str, ...]  # relative to the folder
     embeddings: np.ndarray  # (images, embedding)
     encoder: str  # the fingerprint of the encoder that made them
+    files: str = ""  # what the files were then: see ``_stamp``
 
     def save(self, path: Path | str) -> None:
         """Write one safetensors file; the names stand in its header."""
         tree = {"embeddings": self.embeddings}
-        weights.save(path, tree, {"names": json.dumps(self.names), "encoder": self.encoder})
+        weights.save(
+            path,
+            tree,
+            {"names": json.dumps(self.names), "encoder": self.encoder, "files": self.files},
+        )
 
     @classmethod
     def load(cls, path: Path | str) -> "Index":
@@ -120,7 +125,7 @@ class Index:
             names = tuple(json.loads(facts["names"]))
             if embeddings.ndim != 2 or len(names) != len(embeddings):
                 raise ValueError("names and embeddings differ in number")
-            return cls(names, embeddings, facts["encoder"])
+            return cls(names, embeddings, facts["encoder"], facts.get("files", ""))
         except (KeyError, ValueError, TypeError, AttributeError):
             raise InputError(f"{path} is not an index of images") from None
 
@@ -128,20 +133,27 @@ class Index:
 def index_folder(encoder: Encoder, folder: Path | str, path: Path | str) -> tuple[Index, bool]:
     """The index of a folder of images, and whether it was there already.
 
-    It is read from ``path`` if that file was made by this encoder, of just these images, since they
-    were last changed; otherwise made anew and written there. InputError for a folder without images,
-    or if ``path`` holds the index of another model or something else.
+    It is read from ``path`` if this encoder made that file of these very images; otherwise it is made
+    anew and written there. InputError for a folder without images, or if ``path`` holds the index of
+    another model or something else.
     """
     folder, path = Path(folder), Path(path)
     files, _ = list_files(folder)
     names = tuple(file.relative_to(folder).as_posix() for file in files)
+    stamp = _stamp(names, files)
     if path.exists():
         index = Index.load(path)
         if index.encoder != encoder.fingerprint:
             raise InputError(f"{path} holds another model's embeddings: give another --index")
-        changed = max(file.stat().st_mtime for file in files) > path.stat().st_mtime
-        if index.names == names and not changed:
+        if index.files == stamp:
             return index, True
-    index = Index(names, encoder.images(encoder.read(files)), encoder.fingerprint)
+    index = Index(names, encoder.images(encoder.read(files)), encoder.fingerprint, stamp)
     index.save(path)
     return index, False
+
+
+def _stamp(names: Sequence[str], files: Sequence[Path]) -> str:
+    """A digest of the files' names, sizes and times: another one where any of them was changed."""
+    states = [file.stat() for file in files]
+    facts = [(n, s.st_size, s.st_mtime_ns) for n, s in zip(names, states, strict=True)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

@@ -3,6 +3,7 @@
 A guided sampler is the plain sampler given a guided denoiser, so nothing here samples or trains.
 """
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
@@ -22,10 +23,51 @@ class FromV:
     schedule: Schedule
 
     def __call__(
+        self, xt: Float[Array, "batch *shape"], t: Int[Array, "batch"], *condition
+    ) -> Float[Array, "batch *shape"]:
+        v = self.network(xt, t, *condition).astype(jnp.float32)
+        return from_v(self.schedule, xt, t, v)[1]
+
+
+@struct.dataclass
+class Conditioned:
+    """A network that is called as (xt, t, condition), told its condition once and for all."""
+
+    network: object
+    condition: object  # a pytree whose arrays have the batch in front
+
+    def __call__(
         self, xt: Float[Array, "batch *shape"], t: Int[Array, "batch"]
     ) -> Float[Array, "batch *shape"]:
-        v = self.network(xt, t).astype(jnp.float32)
-        return from_v(self.schedule, xt, t, v)[1]
+        return self.network(xt, t, self.condition)
+
+
+@struct.dataclass
+class ClassifierFree:
+    r"""eps without the condition, plus ``scale`` times what the condition changes.
+
+    eps = eps(xt, t, null) + scale (eps(xt, t, condition) - eps(xt, t, null)): 0 ignores the
+    condition, 1 obeys it, more exaggerates it, at the price of variety (Ho and Salimans 2022,
+    https://arxiv.org/abs/2207.12598, equation 6; their w is scale - 1). The network must have been
+    trained with the condition now and then replaced by ``null``. Both guesses are one call on a
+    batch of twice the size.
+    """
+
+    network: object
+    condition: object  # a pytree whose arrays have the batch in front
+    null: object  # like condition
+    scale: float | jax.Array = 3.0
+
+    def __call__(
+        self, xt: Float[Array, "batch *shape"], t: Int[Array, "batch"]
+    ) -> Float[Array, "batch *shape"]:
+        def twice(a, b):
+            return jnp.concatenate([a, b])
+
+        both = jax.tree.map(twice, self.condition, self.null)
+        eps = self.network(twice(xt, xt), twice(t, t), both).astype(jnp.float32)
+        told, untold = jnp.split(eps, 2)
+        return untold + self.scale * (told - untold)
 
 
 @struct.dataclass

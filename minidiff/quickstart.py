@@ -12,6 +12,7 @@ from minidiff import exam, judge, plot
 from minidiff.data.captions import to_text
 from minidiff.data.factors import SUBJECTS
 from minidiff.encoder import Encoder
+from minidiff.errors import InputError
 from minidiff.noising import Schedule, add_noise
 from minidiff.recipes import clip, ddpm
 from minidiff.retrieval import difference, label_embeddings, rank_words, search, zero_shot
@@ -31,6 +32,9 @@ PICTURES = (
 
 def run(out: str | Path, preset: str = "cpu") -> None:
     """Train CLIP and a diffusion model on scenes under ``out``; leave pictures and a report there."""
+    folder = Run(Path(out))
+    if folder.path.is_dir() and any(folder.path.iterdir()) and not (folder.path / "clip").exists():
+        raise InputError(f"{out} holds something else: choose a new folder for --out")
     began = time.monotonic()
     seconds = {}
 
@@ -46,7 +50,6 @@ def run(out: str | Path, preset: str = "cpu") -> None:
     say("2/4  diffusion: a network that knows noise from picture", "clip")
     ddpm_run = ddpm.run(str(Path(out) / "ddpm"), ddpm.PRESETS[preset])
     say("3/4  sampling, with and without injected noise", "ddpm")
-    folder = Run(Path(out))
     folder.figures.mkdir(exist_ok=True)
     model = ddpm.load(ddpm_run.path)
     key = jax.random.key(model.config.seed)

@@ -9,7 +9,7 @@ DDIM (Song et al. 2020, https://arxiv.org/abs/2010.02502) with eta = 0 injects n
 collapse: it takes a different step, one that keeps the predicted noise in x at its full strength.
 """
 
-from functools import wraps
+from functools import partial, wraps
 from typing import Literal
 
 import jax
@@ -126,8 +126,8 @@ def ddim_step(
     return jnp.sqrt(after) * x0 + jnp.sqrt(1 - after - sigma**2) * eps + sigma * noise
 
 
-def _sampler(*static: str):
-    """Compile a sampler once per shape and setting.
+def compiled_sampler(*static: str):
+    """Compile a sampler once per shape and setting: a decorator; ``static`` names its settings.
 
     A plain function, alone or inside a denoiser that wraps it, becomes a pytree without arrays.
     """
@@ -147,7 +147,7 @@ def _sampler(*static: str):
     return wrap
 
 
-@_sampler("variance")
+@compiled_sampler("variance")
 def ddpm_sample(
     key: Key[Array, ""],
     denoiser: Denoiser,
@@ -186,7 +186,7 @@ def ddpm_sample(
     return _run(step, key, denoiser, schedule, shape, ts, every, first)
 
 
-@_sampler("steps", "spacing")
+@compiled_sampler("steps", "spacing")
 def ddim_sample(
     key: Key[Array, ""],
     denoiser: Denoiser,
@@ -214,14 +214,22 @@ def ddim_sample(
     return _run(step, key, denoiser, schedule, shape, ts, every, first)
 
 
-def _run(step, key, denoiser, schedule, shape, ts, every, first):
-    """Scan ``step`` over the descending indices ts, from noise drawn at the key of each sample."""
+def sample_noise(
+    key: Key[Array, ""],
+    shape: tuple[int, ...],
+    first: int | Int[Array, ""],
+    k: int | Int[Array, ""],
+) -> Float[Array, "batch *shape"]:
+    """Standard normal noise number k of samples first, first + 1, ...; number 0 is the start."""
     batch, *rest = shape
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(batch))
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, k), rest))(keys)
 
-    def draw(k):
-        """Standard normal noise number k of every sample."""
-        return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, k), rest))(keys)
+
+def _run(step, key, denoiser, schedule, shape, ts, every, first):
+    """Scan ``step`` over the descending indices ts, from noise drawn at the key of each sample."""
+    batch = shape[0]
+    draw = partial(sample_noise, key, shape, first)
 
     def body(carry, this):
         xt, frames = carry

@@ -16,7 +16,7 @@ from jaxtyping import TypeCheckError
 
 ROOT = Path(__file__).parents[1]
 
-MATHEMATICS = {"contrastive", "noising", "sampling", "guidance"}
+MATHEMATICS = {"contrastive", "noising", "sampling", "solvers", "guidance"}
 NETWORKS = {"vit", "text", "unet"}
 
 # Lowest first. A module imports only from floors below its own. Two exceptions: a package's files

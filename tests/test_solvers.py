@@ -1,0 +1,133 @@
+"""The probability-flow solvers against the exact solution, DDIM, and one another."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import KEY, Ideal
+
+from minidiff.noising import cosine_schedule, linear_schedule
+from minidiff.sampling import ddim_sample, sample_noise
+from minidiff.solvers import dpm_solver_step, euler_step, ode_sample, sigmas
+
+MEAN, STD = 0.7, 0.5
+METHODS = ("euler", "heun", "dpm++")
+SHAPE = (4, 64)
+
+
+def gaussian(schedule):
+    """The ideal denoiser of data N(MEAN, STD^2)."""
+    return Ideal(schedule, jnp.array([MEAN, MEAN]), STD)
+
+
+def exact(schedule, ts, key=KEY):
+    """Where the equation leads: (y - mean) shrinks by std / sqrt(std^2 + sigma^2)."""
+    sigma = float(sigmas(schedule, ts)[0])
+    y = np.asarray(sample_noise(key, SHAPE, 0, 0), np.float64) * np.sqrt(1 + sigma**2)
+    return MEAN + (y - MEAN) * STD / np.sqrt(STD**2 + sigma**2)
+
+
+def error(method, steps, schedule):
+    found = ode_sample(KEY, gaussian(schedule), schedule, SHAPE, method=method, steps=steps)
+    return float(np.abs(np.asarray(found) - exact(schedule, np.array([schedule.steps - 1]))).max())
+
+
+@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2), ("dpm++", 2)])
+def test_order_of_convergence(method, order):
+    """Twice the steps leave half the error, or a quarter: the slope between 20 and 160 steps."""
+    schedule = linear_schedule(8000, 1e-4 / 8, 0.02 / 8)  # fine enough that rounding t is nothing
+    errors = [error(method, steps, schedule) for steps in (20, 40, 80, 160)]
+    assert errors == sorted(errors, reverse=True)
+    slope = np.polyfit(np.log([20, 40, 80, 160]), np.log(errors), 1)[0]
+    assert abs(-slope - order) < 0.3, (errors, slope)
+
+
+def test_second_order_is_better_at_few_steps():
+    schedule = cosine_schedule()
+    errors = {method: error(method, 25, schedule) for method in METHODS}
+    assert errors["heun"] < errors["euler"] / 3
+    assert errors["dpm++"] < errors["euler"] / 3
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "linspace"])
+def test_euler_is_ddim(spacing):
+    schedule = linear_schedule()
+    settings = {"steps": 17, "spacing": spacing}
+    denoiser = Ideal(schedule, jnp.array([-1.0, 1.0]), 0.1)
+    ours = ode_sample(KEY, denoiser, schedule, SHAPE, method="euler", **settings)
+    ddim = ddim_sample(KEY, denoiser, schedule, SHAPE, **settings)
+    np.testing.assert_allclose(ours, ddim, atol=2e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_all_noise_becomes_data(method):
+    """Two modes come out at the two modes."""
+    schedule = cosine_schedule()
+    denoiser = Ideal(schedule, jnp.array([-1.0, 1.0]), 0.05)
+    found = np.asarray(ode_sample(KEY, denoiser, schedule, SHAPE, method=method, steps=50))
+    assert 0.3 < np.mean(found > 0) < 0.7
+    assert np.mean(np.abs(np.abs(found) - 1) < 0.2) > 0.97
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_sample_does_not_depend_on_its_batch(method):
+    schedule = cosine_schedule(100)
+    denoiser = gaussian(schedule)
+    settings = {"method": method, "steps": 7}
+    together = ode_sample(KEY, denoiser, schedule, (5, 8), **settings)
+    alone = ode_sample(KEY, denoiser, schedule, (1, 8), first=3, **settings)
+    np.testing.assert_allclose(together[3:4], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_trajectory(method):
+    schedule = cosine_schedule(100)
+    denoiser = gaussian(schedule)
+    settings = {"method": method, "steps": 10}
+    x0, seen = ode_sample(KEY, denoiser, schedule, (3, 8), every=4, **settings)
+    np.testing.assert_allclose(
+        x0, ode_sample(KEY, denoiser, schedule, (3, 8), **settings), atol=1e-6
+    )
+    np.testing.assert_array_equal(seen.t, [99, 59, 19])
+    np.testing.assert_allclose(seen.xt[0], sample_noise(KEY, (3, 8), 0, 0), atol=1e-5)
+    assert seen.xt.shape == seen.x0.shape == (3, 3, 8)
+
+
+def test_dpm_solver_without_memory_is_euler():
+    y, eps = jnp.array([[0.3, -2.0]]), jnp.array([[1.0, 0.5]])
+    x0 = y - 0.8 * eps
+    found = dpm_solver_step(y, 0.8, 0.8, 0.5, x0, x0)
+    np.testing.assert_allclose(found, euler_step(y, 0.8, 0.5, eps), atol=1e-6)
+    np.testing.assert_allclose(dpm_solver_step(y, 1.0, 0.8, 0.0, y, x0), x0)
+
+
+def test_dpm_solver_is_exact_for_images_linear_in_lambda():
+    """If x0 were a + b lambda, 2M would make no error but the mean's over the step."""
+    a, b = 0.4, 0.3
+    before, now, after = 2.0, 1.0, 0.5
+    lam = {s: -np.log(s) for s in (before, now, after)}
+    step, last = lam[after] - lam[now], lam[now] - lam[before]
+    x0 = {s: jnp.array([[a + b * lam[s]]]) for s in (before, now)}
+    middle = a + b * (lam[now] + 0.5 * step)
+    assert last == pytest.approx(step)
+    found = dpm_solver_step(jnp.array([[1.7]]), before, now, after, x0[before], x0[now])
+    shrink = after / now
+    np.testing.assert_allclose(found, shrink * 1.7 + (1 - shrink) * middle, rtol=1e-6)
+
+
+def test_what_it_does_not_know_is_refused():
+    schedule = cosine_schedule(10)
+    with pytest.raises(ValueError, match="method must be euler, heun or dpm"):
+        ode_sample(KEY, gaussian(schedule), schedule, SHAPE, method="magic", steps=2)
+    with pytest.raises(ValueError, match="steps must be between 1 and 10"):
+        ode_sample(KEY, gaussian(schedule), schedule, SHAPE, steps=11)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_lowers_for_accelerators(method):
+    schedule = cosine_schedule(10)
+
+    def sample(key):
+        return ode_sample(key, gaussian(schedule), schedule, (2, 8), method=method, steps=3)
+
+    jax.export.export(jax.jit(sample), platforms=["cuda", "tpu"])(KEY)
