@@ -22,6 +22,7 @@ from minidiff.noising import Denoiser, Schedule, predict_x0
 from minidiff.sampling import Spacing, Trajectory, compiled_sampler, sample_noise, timesteps
 
 Method = Literal["euler", "heun", "dpm++"]
+Scalar = Float[Array, ""] | float
 
 
 def sigmas(schedule: Schedule, ts: Int[np.ndarray, "steps"]) -> Float[Array, "sigmas"]:
@@ -32,8 +33,8 @@ def sigmas(schedule: Schedule, ts: Int[np.ndarray, "steps"]) -> Float[Array, "si
 
 def euler_step(
     y: Float[Array, "batch *shape"],
-    sigma: Float[Array, ""],
-    sigma_next: Float[Array, ""],
+    sigma: Scalar,
+    sigma_next: Scalar,
     eps: Float[Array, "batch *shape"],
 ) -> Float[Array, "batch *shape"]:
     """Follow the slope eps from sigma to sigma_next: first order."""
@@ -42,23 +43,25 @@ def euler_step(
 
 def heun_step(
     y: Float[Array, "batch *shape"],
-    sigma: Float[Array, ""],
-    sigma_next: Float[Array, ""],
+    sigma: Scalar,
+    sigma_next: Scalar,
     eps: Float[Array, "batch *shape"],
     eps_next: Float[Array, "batch *shape"],
 ) -> Float[Array, "batch *shape"]:
     """Follow the mean of the slopes at both ends (Karras et al. 2022, algorithm 1): second order.
 
-    ``eps_next`` is the denoiser's guess where ``euler_step`` would arrive.
+    ``eps_next`` is the denoiser's guess where ``euler_step`` would arrive. A step that divides sigma by
+    a hundred, such as the first of a short run through the cosine schedule, which ends at sigma 20,000,
+    is beyond it: the mean of two slopes says nothing of what lies between.
     """
     return y + (sigma_next - sigma) * 0.5 * (eps + eps_next)
 
 
 def dpm_solver_step(
     y: Float[Array, "batch *shape"],
-    sigma_before: Float[Array, ""],
-    sigma: Float[Array, ""],
-    sigma_next: Float[Array, ""],
+    sigma_before: Scalar,
+    sigma: Scalar,
+    sigma_next: Scalar,
     x0_before: Float[Array, "batch *shape"],
     x0: Float[Array, "batch *shape"],
 ) -> Float[Array, "batch *shape"]:
@@ -94,7 +97,9 @@ def ode_sample(
         method: "euler", "heun" or "dpm++".
         steps: from noise to image. Heun calls the denoiser twice in each but the last.
 
-    The last step, to the image itself, is Euler's in every method: the slope there is not defined.
+    The last step, to the image itself, is Euler's in every method, since the slope there is not defined;
+    it limits the order of the whole. Heun wants a schedule that ends well short of pure noise, as the
+    linear one does (see ``heun_step``).
     """
     if method not in ("euler", "heun", "dpm++"):
         raise ValueError(f"method must be euler, heun or dpm++; got {method!r}")

@@ -189,7 +189,7 @@ def test_binding_of_one_that_hears_the_first_colour():
     """Captions hold the same words: one that knows first subject and first colour is right."""
     encoder = Knowing()
     drawn = scenes(0, "two", jnp.arange(50))
-    encoder.show(exam.render_batch(drawn, 8), factors(drawn))
+    encoder.show(exam.pictures(encoder, drawn), factors(drawn))
     assert exam.binding(encoder, 0, 50) == 1
     assert exam.binding(Knowing(blind=True), 0, 50) < 1
     swapped = exam.swapped(exam.swapped(drawn))

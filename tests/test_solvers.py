@@ -1,14 +1,17 @@
 """The probability-flow solvers against the exact solution, DDIM, and one another."""
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 from oracles import KEY, Ideal
 
 from minidiff.noising import cosine_schedule, linear_schedule
 from minidiff.sampling import ddim_sample, sample_noise
-from minidiff.solvers import dpm_solver_step, euler_step, ode_sample, sigmas
+from minidiff.solvers import dpm_solver_step, euler_step, heun_step, ode_sample, sigmas
 
 MEAN, STD = 0.7, 0.5
 METHODS = ("euler", "heun", "dpm++")
@@ -20,33 +23,55 @@ def gaussian(schedule):
     return Ideal(schedule, jnp.array([MEAN, MEAN]), STD)
 
 
-def exact(schedule, ts, key=KEY):
-    """Where the equation leads: (y - mean) shrinks by std / sqrt(std^2 + sigma^2)."""
-    sigma = float(sigmas(schedule, ts)[0])
-    y = np.asarray(sample_noise(key, SHAPE, 0, 0), np.float64) * np.sqrt(1 + sigma**2)
-    return MEAN + (y - MEAN) * STD / np.sqrt(STD**2 + sigma**2)
+def solve(method, steps):
+    """The steps by themselves, from sigma 10 to 0.1 on a geometric grid; (found, exact)."""
+    grid = np.geomspace(10.0, 0.1, steps + 1)
 
+    def slope(y, sigma):
+        return sigma * (y - MEAN) / (STD**2 + sigma**2)
 
-def error(method, steps, schedule):
-    found = ode_sample(KEY, gaussian(schedule), schedule, SHAPE, method=method, steps=steps)
-    return float(np.abs(np.asarray(found) - exact(schedule, np.array([schedule.steps - 1]))).max())
+    y = start = jnp.linspace(-12.0, 12.0, 7)[None]
+    before = None
+    for i, (now, after) in enumerate(pairwise(grid.tolist())):
+        eps = slope(y, now)
+        x0 = y - now * eps
+        if method == "dpm++":
+            earlier = (grid[i - 1].item(), before) if i else (now, x0)
+            y, before = dpm_solver_step(y, earlier[0], now, after, earlier[1], x0), x0
+            continue
+        moved = euler_step(y, now, after, eps)
+        y = moved if method == "euler" else heun_step(y, now, after, eps, slope(moved, after))
+    return y, MEAN + (start - MEAN) * np.sqrt((STD**2 + 0.1**2) / (STD**2 + 10.0**2))
 
 
 @pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2), ("dpm++", 2)])
 def test_order_of_convergence(method, order):
-    """Twice the steps leave half the error, or a quarter: the slope between 20 and 160 steps."""
-    schedule = linear_schedule(8000, 1e-4 / 8, 0.02 / 8)  # fine enough that rounding t is nothing
-    errors = [error(method, steps, schedule) for steps in (20, 40, 80, 160)]
-    assert errors == sorted(errors, reverse=True)
-    slope = np.polyfit(np.log([20, 40, 80, 160]), np.log(errors), 1)[0]
-    assert abs(-slope - order) < 0.3, (errors, slope)
+    """Twice the steps leave half the error, or a quarter."""
+    counts = (20, 40, 80)
+    errors = [float(np.abs(np.subtract(*solve(method, n))).max()) for n in counts]
+    fitted = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
+    assert abs(fitted - order) < 0.25, (errors, fitted)
+
+
+def error(method, steps, schedule):
+    """Of the whole sampler: y - mean must shrink by std / sqrt(std^2 + sigma^2)."""
+    sigma = float(sigmas(schedule, np.array([schedule.steps - 1]))[0])
+    y = np.asarray(sample_noise(KEY, SHAPE, 0, 0), np.float64) * np.sqrt(1 + sigma**2)
+    exact = MEAN + (y - MEAN) * STD / np.sqrt(STD**2 + sigma**2)
+    found = ode_sample(KEY, gaussian(schedule), schedule, SHAPE, method=method, steps=steps)
+    return float(np.abs(np.asarray(found) - exact).max())
 
 
 def test_second_order_is_better_at_few_steps():
-    schedule = cosine_schedule()
-    errors = {method: error(method, 25, schedule) for method in METHODS}
-    assert errors["heun"] < errors["euler"] / 3
-    assert errors["dpm++"] < errors["euler"] / 3
+    schedule = linear_schedule()
+    errors = {method: error(method, 20, schedule) for method in METHODS}
+    assert max(errors["heun"], errors["dpm++"]) < errors["euler"] / 2, errors
+    assert errors["euler"] < 0.2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_many_steps_come_to_the_exact_solution(method):
+    assert error(method, 500, linear_schedule()) < 0.01
 
 
 @pytest.mark.parametrize("spacing", ["trailing", "linspace"])
@@ -62,7 +87,7 @@ def test_euler_is_ddim(spacing):
 @pytest.mark.parametrize("method", METHODS)
 def test_all_noise_becomes_data(method):
     """Two modes come out at the two modes."""
-    schedule = cosine_schedule()
+    schedule = linear_schedule()
     denoiser = Ideal(schedule, jnp.array([-1.0, 1.0]), 0.05)
     found = np.asarray(ode_sample(KEY, denoiser, schedule, SHAPE, method=method, steps=50))
     assert 0.3 < np.mean(found > 0) < 0.7
@@ -71,12 +96,12 @@ def test_all_noise_becomes_data(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_sample_does_not_depend_on_its_batch(method):
-    schedule = cosine_schedule(100)
+    schedule = linear_schedule(100, 1e-3, 0.2)
     denoiser = gaussian(schedule)
     settings = {"method": method, "steps": 7}
     together = ode_sample(KEY, denoiser, schedule, (5, 8), **settings)
     alone = ode_sample(KEY, denoiser, schedule, (1, 8), first=3, **settings)
-    np.testing.assert_allclose(together[3:4], alone, atol=1e-6)
+    np.testing.assert_allclose(together[3:4], alone, atol=2e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -117,7 +142,8 @@ def test_dpm_solver_is_exact_for_images_linear_in_lambda():
 
 def test_what_it_does_not_know_is_refused():
     schedule = cosine_schedule(10)
-    with pytest.raises(ValueError, match="method must be euler, heun or dpm"):
+    # Without the tests' own checks of annotations a ValueError says the same.
+    with pytest.raises((ValueError, TypeCheckError), match="magic"):
         ode_sample(KEY, gaussian(schedule), schedule, SHAPE, method="magic", steps=2)
     with pytest.raises(ValueError, match="steps must be between 1 and 10"):
         ode_sample(KEY, gaussian(schedule), schedule, SHAPE, steps=11)
