@@ -37,15 +37,6 @@ def _model(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def _templates(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--templates",
-        nargs="+",
-        metavar="TEXT",
-        help='sentences with {} for the label, averaged; default: "a {}", "a picture of a {}" ...',
-    )
-
-
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = _Parser(prog="minidiff", description="CLIP and diffusion, from scratch, in JAX.")
@@ -84,7 +75,12 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--labels", nargs="+", required=True, metavar="LABEL", help='"a house" "a dog"'
     )
-    _templates(verb)
+    verb.add_argument(
+        "--templates",
+        nargs="+",
+        metavar="TEXT",
+        help='sentences with {} for the label, averaged; default: "a {}", "a picture of a {}" ...',
+    )
     verb.add_argument("--out", default="classify.png", help="picture; default: classify.png")
 
     verb = verbs.add_parser("search", help="find images of a folder by text, or by another image")

@@ -115,14 +115,10 @@ def _tell_cut(encoder, texts: list[str]) -> None:
 
 def _as_they_are(paths: list) -> object:
     """Image files for a person to look at, finer than a small encoder sees them."""
-    import jax.numpy as jnp
-    import numpy as np
-
     from minidiff.data.arrays import to_float
     from minidiff.data.images import read_images
 
-    pixels = read_images([Path(path) for path in paths], SHOWN_SIDE, Path())
-    return np.asarray(to_float(jnp.asarray(pixels)))
+    return to_float(read_images([Path(path) for path in paths], SHOWN_SIDE, Path()))
 
 
 def _classify(args: argparse.Namespace) -> None:
@@ -186,10 +182,7 @@ def _search(args: argparse.Namespace) -> None:
 
 def _arithmetic(args: argparse.Namespace) -> None:
     out = _png(args.out)
-    import numpy as np
-
     from minidiff import exam, plot
-    from minidiff.retrieval import difference, label_embeddings, rank_words
 
     if bool(args.plus) != bool(args.minus):
         raise InputError("--plus and --minus go together: images to add and images to take away")
@@ -199,13 +192,9 @@ def _arithmetic(args: argparse.Namespace) -> None:
     else:
         minus, plus = exam.draw_dressed(encoder, args.seed, 4)
     words = list(dict.fromkeys(args.words or exam.VOCABULARY))
-    embeddings = label_embeddings(encoder.texts, words, exam.WORD_TEMPLATES)
-    direction = difference(encoder.images(minus), encoder.images(plus))
-    cosines = np.asarray(rank_words(direction, embeddings, centre=not args.not_centred))
-    first = np.argsort(-cosines)[:8]
-    told = [words[i] for i in first]
-    plot.save(plot.arithmetic(minus, plus, told, cosines[first]), out)
-    print(", ".join(f"{word} {cosines[i]:.2f}" for word, i in zip(told, first, strict=True)))
+    told, cosines = exam.name_difference(encoder, minus, plus, words, centre=not args.not_centred)
+    plot.save(plot.arithmetic(minus, plus, told, cosines), out)
+    print(", ".join(f"{word} {cosine:.2f}" for word, cosine in zip(told, cosines, strict=True)))
     print(f"picture: {out}")
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ from jaxtyping import Float
 
 from minidiff import weights
 from minidiff.clip import CLIP
+from minidiff.data.arrays import to_float
 from minidiff.data.folder import list_files
 from minidiff.data.images import read_images
 from minidiff.errors import InputError
@@ -59,7 +61,7 @@ class Encoder:
 
     def cut(self, texts: Sequence[str]) -> list[str]:
         """Those of the texts that are longer than the context."""
-        return [text for text in texts if len(self.tokenizer.encode(text)) > self.context - 2]
+        return list(compress(texts, self.tokenizer.truncated(texts, self.context)))
 
     def images(
         self, images: Float[np.ndarray, "images side side channels"]
@@ -73,10 +75,10 @@ class Encoder:
         for path in paths:
             if not path.is_file():
                 raise InputError(f"there is no image {path}")
-        pixels = read_images(paths, self.side, Path())
+        images = to_float(read_images(paths, self.side, Path()))
         if self.clip.config.image.channels == 1:
-            pixels = pixels.mean(axis=3, keepdims=True)
-        return (pixels.astype(np.float32) - 127.5) / 127.5
+            images = images.mean(axis=3, keepdims=True)
+        return images
 
     @property
     def fingerprint(self) -> str:
@@ -140,14 +142,14 @@ def index_folder(encoder: Encoder, folder: Path | str, path: Path | str) -> tupl
     folder, path = Path(folder), Path(path)
     files, _ = list_files(folder)
     names = tuple(file.relative_to(folder).as_posix() for file in files)
-    stamp = _stamp(names, files)
+    stamp, fingerprint = _stamp(names, files), encoder.fingerprint
     if path.exists():
         index = Index.load(path)
-        if index.encoder != encoder.fingerprint:
+        if index.encoder != fingerprint:
             raise InputError(f"{path} holds another model's embeddings: give another --index")
         if index.files == stamp:
             return index, True
-    index = Index(names, encoder.images(encoder.read(files)), encoder.fingerprint, stamp)
+    index = Index(names, encoder.images(encoder.read(files)), fingerprint, stamp)
     index.save(path)
     return index, False
 

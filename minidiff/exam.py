@@ -1,11 +1,12 @@
 """What a CLIP that was trained on scenes is asked: questions whose answers the renderer knows."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, Int
 
 from minidiff import metrics
 from minidiff.contrastive import cosine_similarity, normalize
@@ -24,20 +25,20 @@ WORD_TEMPLATES = ("{}", "a {}", "a picture of a {}")
 def draw(encoder: Encoder, seed: int, split: str, count: int) -> dict[str, np.ndarray]:
     """The first ``count`` examples of a split, at the encoder's size: as of a source's batch."""
     source = SceneSource(np.uint32(seed), split=split, size=encoder.side, batch_size=AT_ONCE)
-
-    @jax.jit
-    def facts(source, step):  # all but the pictures, which XLA sees are not asked for
-        indices = step * AT_ONCE + jnp.arange(AT_ONCE)
-        batch = source.examples(indices)
-        return {"factors": batch["factors"], "words": batch["words"]}, scenes(
-            source.seed, split, indices
-        )
-
     parts = []
     for step in range(-(-count // AT_ONCE)):
-        told, drawn = facts(source, step)
+        told, drawn = _facts(source, step)
         parts.append({**jax.device_get(told), "image": pictures(encoder, drawn)})
     return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+
+
+@jax.jit
+def _facts(source: SceneSource, step: int | Int[Array, ""]) -> tuple[dict[str, jax.Array], Scene]:
+    """All of a batch but its pictures, which XLA sees are not asked for; and the scenes."""
+    batch = source.batch(step)
+    indices = step * source.batch_size + jnp.arange(source.batch_size)
+    told = {"factors": batch["factors"], "words": batch["words"]}
+    return told, scenes(source.seed, source.split, indices)
 
 
 # Compiled whole: piece by piece, dozens of small programs would take longer to make.
@@ -118,9 +119,8 @@ def ideal_scores(factors: np.ndarray, texts: list[str]) -> Float[np.ndarray, "im
         said = MENTION[name]
         if name == "position":  # one way of saying it has no room for the place
             said *= np.mean(["position" in template for template in TEMPLATES])
-        chance = np.zeros(
-            (len(values), len(values) + 1)
-        )  # (value of the scene, said value or none)
+        # (value of the scene, value that is said or none)
+        chance = np.zeros((len(values), len(values) + 1))
         for value in range(len(values)):
             mention = 0.0 if values[value] == "none" else said
             chance[value, value], chance[value, -1] = mention, 1 - mention
@@ -174,9 +174,27 @@ def draw_dressed(encoder: Encoder, seed: int, count: int) -> tuple[np.ndarray, n
     return tuple(pictures(encoder, drawn) for drawn in dressed(seed, count))
 
 
-def word_embeddings(encoder: Encoder) -> Float[np.ndarray, "words embedding"]:
-    """Every word of the captions, each in a few short texts."""
-    return np.asarray(label_embeddings(encoder.texts, VOCABULARY, WORD_TEMPLATES))
+def word_embeddings(
+    encoder: Encoder, words: Sequence[str] = VOCABULARY
+) -> Float[np.ndarray, "words embedding"]:
+    """Words, by default every word of the captions, each in a few short texts."""
+    return np.asarray(label_embeddings(encoder.texts, words, WORD_TEMPLATES))
+
+
+def name_difference(
+    encoder: Encoder,
+    before: np.ndarray,
+    after: np.ndarray,
+    words: Sequence[str] = VOCABULARY,
+    *,
+    centre: bool = True,
+    count: int = 8,
+) -> tuple[list[str], np.ndarray]:
+    """The words, best first, that name what images after have and images before have not; cosines."""
+    direction = difference(encoder.images(before), encoder.images(after))
+    cosines = np.asarray(rank_words(direction, word_embeddings(encoder, words), centre=centre))
+    first = np.argsort(-cosines)[:count]
+    return [words[i] for i in first], cosines[first]
 
 
 def hat_arithmetic(encoder: Encoder, seed: int, count: int = 5) -> dict:

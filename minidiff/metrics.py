@@ -71,7 +71,6 @@ def recall(
     if not relevant.any(axis=1).all():
         raise ValueError("every query needs a relevant item")
     best = np.where(relevant, similarity, -np.inf).max(axis=1, keepdims=True)
-    before = np.sum(
-        ~(similarity < best) & ~relevant, axis=1
-    )  # what is no number stands before, too
+    # Not >=: what is no number stands before, too.
+    before = np.sum(~(similarity < best) & ~relevant, axis=1)
     return float(np.mean(before < k))

@@ -142,8 +142,7 @@ def uniform_steps(key: Key[Array, ""], batch: int, steps: int) -> Int[Array, "{b
 
     One shared random offset to an even grid (Kingma et al. 2021, appendix I.1).
     """
-    places = (jnp.arange(batch) / batch + jax.random.uniform(key)) % 1.0
-    return jnp.minimum((places * steps).astype(jnp.int32), steps - 1)
+    return jnp.minimum((_even_places(key, batch) * steps).astype(jnp.int32), steps - 1)
 
 
 def logit_normal_steps(
@@ -154,9 +153,14 @@ def logit_normal_steps(
     Near pure noise there is nothing to see, near the image nothing to decide; where the drawing
     takes shape lies between (Esser et al. 2024, section 3.1). Drawn evenly, as ``uniform_steps``.
     """
-    places = (jnp.arange(batch) / batch + jax.random.uniform(key)) % 1.0
-    normal = jax.scipy.special.ndtri(jnp.clip(places, 1e-4, 1 - 1e-4))
+    places = jnp.clip(_even_places(key, batch), 1e-4, 1 - 1e-4)
+    normal = jax.scipy.special.ndtri(places)
     return jnp.minimum((jax.nn.sigmoid(mean + std * normal) * steps).astype(jnp.int32), steps - 1)
+
+
+def _even_places(key, batch: int) -> jax.Array:
+    """An even grid on [0, 1), shifted by one random offset."""
+    return (jnp.arange(batch) / batch + jax.random.uniform(key)) % 1.0
 
 
 def noise_loss(

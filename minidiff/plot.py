@@ -150,13 +150,18 @@ def probabilities(
         order = np.argsort(chances[i])
         bars = right.barh(np.arange(len(labels)), chances[i][order], color="tab:blue")
         bars[-1].set_color("tab:orange")
-        right.set_yticks(np.arange(len(labels)), [_wrap(labels[j], 30) for j in order], fontsize=8)
-        for label in right.get_yticklabels():
-            label.set_parse_math(False)
+        _name_bars(right, np.arange(len(labels)), [_wrap(labels[j], 30) for j in order])
         right.set_xlim(0, 1)
         right.tick_params(axis="x", labelsize=7)
     figure.tight_layout()
     return figure
+
+
+def _name_bars(axes, places: np.ndarray, names: Sequence[str]) -> None:
+    """Texts of the user's, as they are, beside horizontal bars."""
+    axes.set_yticks(places, names, fontsize=8)
+    for label in axes.get_yticklabels():
+        label.set_parse_math(False)
 
 
 def galleries(
@@ -197,9 +202,7 @@ def arithmetic(
     _show(grid[1], tile(before), "minus these")
     places = np.arange(len(words))[::-1]
     grid[2].barh(places, cosines, color="tab:blue")
-    grid[2].set_yticks(places, words, fontsize=8)
-    for label in grid[2].get_yticklabels():
-        label.set_parse_math(False)
+    _name_bars(grid[2], places, words)
     grid[2].set_title("nearest words (cosine)", fontsize=9)
     figure.tight_layout()
     return figure

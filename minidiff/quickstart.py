@@ -15,7 +15,7 @@ from minidiff.encoder import Encoder
 from minidiff.errors import InputError
 from minidiff.noising import Schedule, add_noise
 from minidiff.recipes import clip, ddpm
-from minidiff.retrieval import difference, label_embeddings, rank_words, search, zero_shot
+from minidiff.retrieval import search, zero_shot
 from minidiff.sampling import ddpm_sample
 from minidiff.training.run import Run
 
@@ -86,7 +86,7 @@ def pictures_of_clip(encoder: Encoder, seed: int) -> dict:
     drawn = exam.draw(encoder, seed, "test", GALLERY)
     images = drawn["image"]
     embeddings = encoder.images(images)
-    labels = label_embeddings(encoder.texts, SUBJECTS)
+    labels = exam.subject_labels(encoder)
     chances = np.asarray(zero_shot(embeddings[:4], labels, encoder.clip.log_scale))
     found, cosines = map(np.asarray, search(encoder.texts(QUERIES), embeddings, 6))
     rows = [
@@ -94,14 +94,11 @@ def pictures_of_clip(encoder: Encoder, seed: int) -> dict:
         for query, places, values in zip(QUERIES, found, cosines, strict=True)
     ]
     bare, hatted = exam.draw_dressed(encoder, seed, 4)
-    direction = difference(encoder.images(bare), encoder.images(hatted))
-    ranked = np.asarray(rank_words(direction, exam.word_embeddings(encoder)))
-    first = np.argsort(-ranked)[:8]
-    words = [exam.VOCABULARY[i] for i in first]
+    words, cosines = exam.name_difference(encoder, bare, hatted)
     return {
         "zero_shot": plot.probabilities(images[:4], SUBJECTS, chances),
         "search": plot.galleries(rows, f"searching {GALLERY} scenes by text (cosine)"),
-        "arithmetic": plot.arithmetic(bare, hatted, words, ranked[first], "man with hat - man"),
+        "arithmetic": plot.arithmetic(bare, hatted, words, cosines, "man with hat - man"),
     }
 
 

@@ -116,10 +116,9 @@ def ode_sample(
 
     def body(carry, this):
         y, x0_before = carry
-        i, t, t_next, before, now, after = this
+        t, t_next, before, now, after = this
         xt, eps, x0 = call(y, now, t)
         if method == "dpm++":
-            x0_before = jnp.where(i == 0, x0, x0_before)
             moved = dpm_solver_step(y, before, now, after, x0_before, x0)
         else:
             moved = euler_step(y, now, after, eps)
@@ -134,10 +133,9 @@ def ode_sample(
     # y at the start: x_t is nearly pure noise, of variance 1 as every x_t; sigma is what y has more.
     start = noise * jnp.sqrt(1 + sigma[0] ** 2)
     indices = (
-        jnp.arange(len(ts)),
         jnp.asarray(ts),
         jnp.append(jnp.asarray(ts[1:]), 0),
-        jnp.append(sigma[0], sigma[:-2]),
+        jnp.append(sigma[0], sigma[:-2]),  # before the first step: itself, so nothing is remembered
         sigma[:-1],
         sigma[1:],
     )

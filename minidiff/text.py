@@ -57,15 +57,7 @@ class TextTransformer:
         return cls(
             tokens=0.02 * jax.random.normal(token_key, (config.vocabulary, width)),
             positions=0.01 * jax.random.normal(position_key, (config.context, width)),
-            transformer=Transformer.init(
-                blocks_key,
-                width,
-                config.layers,
-                config.heads,
-                expand=config.expand,
-                activation=config.activation,
-                eps=config.eps,
-            ),
+            transformer=Transformer.of(blocks_key, config),
             norm_out=LayerNorm.init(width, config.eps),
             config=config,
         )

@@ -185,6 +185,12 @@ class Transformer:
 
         return cls(blocks=jax.vmap(one)(jax.random.split(key, layers)))
 
+    @classmethod
+    def of(cls, key: Key[Array, ""], config: object) -> "Transformer":
+        """The stack that an encoder's config (ViTConfig, TextConfig) describes."""
+        settings = {name: getattr(config, name) for name in ("expand", "activation", "eps")}
+        return cls.init(key, config.width, config.layers, config.heads, **settings)
+
     @property
     def layers(self) -> int:
         return self.blocks.norm1.scale.shape[0]

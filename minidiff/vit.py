@@ -69,15 +69,7 @@ class ViT:
             class_token=scale * jax.random.normal(class_key, (width,)),
             positions=scale * jax.random.normal(position_key, (config.tokens, width)),
             norm_in=LayerNorm.init(width, config.eps),
-            transformer=Transformer.init(
-                blocks_key,
-                width,
-                config.layers,
-                config.heads,
-                expand=config.expand,
-                activation=config.activation,
-                eps=config.eps,
-            ),
+            transformer=Transformer.of(blocks_key, config),
             norm_out=LayerNorm.init(width, config.eps),
             config=config,
         )

@@ -28,7 +28,7 @@ FLOORS = [
     {"layers"},
     {"transformer"},
     MATHEMATICS | NETWORKS,
-    {"clip", "retrieval"},
+    {"clip", "retrieval", "editing", "likelihood"},
     {"data", "weights", "plot", "metrics"},
     {"training", "judge", "encoder"},
     {"exam"},

@@ -17,6 +17,8 @@ from minidiff.errors import InputError
 
 FEISTEL_ROUNDS = 6
 
+Arrays = jax.Array | np.ndarray  # in a compiled program, or on the host
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -117,9 +119,9 @@ class ArraySource:
         return batch
 
 
-def to_float(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
+def to_float(images: UInt8[Arrays, "*shape"]) -> Float[Arrays, "*shape"]:
     """0..255 to float32 in [-1, 1], symmetric about 0 and with exact ends."""
-    return (images.astype(jnp.float32) - 127.5) / 127.5
+    return (images.astype(np.float32) - 127.5) / 127.5
 
 
 def shuffled(

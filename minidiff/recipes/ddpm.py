@@ -172,9 +172,7 @@ class Diffusion:
 def load(path: str | Path) -> Diffusion:
     """The averaged weights of a run. InputError if the folder is not a run of this recipe."""
     run = Run(Path(path))
-    there = run.read_json("config.json")
-    if there.get("recipe") != "ddpm":
-        raise InputError(f"{path} is a run of {there.get('recipe')}, not of ddpm")
+    there = run.read_config("ddpm")
     try:
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in there["config"].items()}
         config, shape = Config(**fields), tuple(there["image_shape"])

@@ -57,6 +57,13 @@ class Run:
         except (OSError, ValueError) as error:
             raise InputError(f"{self.path / name} cannot be read: {error}") from None
 
+    def read_config(self, recipe: str) -> dict:
+        """config.json of a run of this recipe. InputError if it is another's."""
+        there = self.read_json("config.json")
+        if there.get("recipe") != recipe:
+            raise InputError(f"{self.path} is a run of {there.get('recipe')}, not of {recipe}")
+        return there
+
     def write_json(self, name: str, content: dict) -> None:
         self.write_text(name, json.dumps(content, indent=2) + "\n")
 
@@ -133,9 +140,7 @@ def _has_content(folder: Path) -> bool:
 
 
 def _check_same(run: Run, asked: dict) -> None:
-    there = run.read_json("config.json")
-    if there.get("recipe") != asked["recipe"]:
-        raise InputError(f"{run.path} is a run of {there.get('recipe')}, not of {asked['recipe']}")
+    there = run.read_config(asked["recipe"])
     if not isinstance(there.get("config"), dict):
         raise InputError(f"{run.path / 'config.json'} is damaged: it holds no settings")
     old, new = ({**of, **of["config"]} for of in (there, asked))

@@ -6,6 +6,7 @@ written whole or not at all: to a temporary name, flushed to the disk, then rena
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -74,10 +75,16 @@ def save(path: Path | str, tree: object, metadata: dict[str, str] | None = None)
 
 def load_arrays(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """(arrays by name, metadata) of a safetensors file. InputError if it is not one."""
+    with reading(path), safetensors.safe_open(path, framework="numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return arrays, file.metadata() or {}
+
+
+@contextlib.contextmanager
+def reading(path: Path | str) -> Iterator[None]:
+    """What goes wrong in a safetensors file becomes InputError."""
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return arrays, file.metadata() or {}
+        yield
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
     except (safetensors.SafetensorError, OSError, TypeError) as error:

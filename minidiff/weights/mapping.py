@@ -15,7 +15,7 @@ import numpy as np
 import safetensors
 
 from minidiff.errors import InputError
-from minidiff.weights.files import Shape, faults, flatten, printable, refuse, unflatten
+from minidiff.weights.files import Shape, faults, flatten, printable, reading, refuse, unflatten
 
 FLOATS = {"F16", "BF16", "F32", "F64"}  # kinds of numbers, as safetensors calls them
 
@@ -119,17 +119,6 @@ def open_tensors(paths: Sequence[Path]) -> Iterator[dict[str, Tensor]]:
 def _read(file, name: str, path: Path) -> np.ndarray:
     with reading(path):
         return file.get_tensor(name)
-
-
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """What goes wrong in a safetensors file becomes InputError."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
-    except (safetensors.SafetensorError, OSError, TypeError) as error:
-        raise InputError(f"{path} cannot be read as safetensors: {error}") from None
 
 
 def read(
