@@ -48,11 +48,13 @@ class Linear:
 
 @struct.dataclass
 class Conv:
-    """Two-dimensional convolution with an odd square kernel and zero padding (kernel // 2)."""
+    """Two-dimensional convolution with an odd square kernel and zero padding."""
 
     weight: jax.Array  # (kernel, kernel, in, out)
     bias: jax.Array  # (out,)
     stride: int = struct.field(pytree_node=False, default=1)
+    # Zeros before and after each side; none: kernel // 2 at both.
+    zeros: tuple[int, int] | None = struct.field(pytree_node=False, default=None)
 
     @classmethod
     def init(
@@ -63,17 +65,18 @@ class Conv:
         *,
         kernel: int = 3,
         stride: int = 1,
+        zeros: tuple[int, int] | None = None,
         scale: float = 1.0,
     ) -> "Conv":
         """Weights normal with standard deviation scale / sqrt(kernel^2 inputs); bias zero."""
         std = scale / math.sqrt(kernel * kernel * inputs)
         weight = jax.random.normal(key, (kernel, kernel, inputs, outputs)) * std
-        return cls(weight=weight, bias=jnp.zeros(outputs), stride=stride)
+        return cls(weight=weight, bias=jnp.zeros(outputs), stride=stride, zeros=zeros)
 
     def __call__(
         self, x: Float[Array, "batch height width inputs"]
     ) -> Float[Array, "batch new_height new_width outputs"]:
-        return conv(x, self.weight, self.stride) + self.bias[None, None, None, :]
+        return conv(x, self.weight, self.stride, self.zeros) + self.bias[None, None, None, :]
 
     def doubled(
         self, x: Float[Array, "batch height width inputs"]
@@ -127,16 +130,19 @@ class LayerNorm:
         return out.reshape(x.shape).astype(x.dtype)
 
 
-def time_embedding(t: Real[Array, "batch"], width: int) -> Float[Array, "batch width"]:
+def time_embedding(
+    t: Real[Array, "batch"], width: int, *, cos_first: bool = False, last: int = 1
+) -> Float[Array, "batch width"]:
     r"""Sines, then cosines, of t at width / 2 frequencies falling from 1 to 1e-4 (Ho et al. 2020).
 
-    The frequencies are exp(-ln(1e4) i / (width / 2 - 1)), i = 0 .. width / 2 - 1; ``width`` is even
-    and at least 4.
+    The frequencies are exp(-ln(1e4) i / (width / 2 - last)), i = 0 .. width / 2 - 1; ``width`` is
+    even and at least 4. Stable Diffusion has the cosines first and ``last`` 0.
     """
     half = width // 2
-    frequencies = jnp.exp(-math.log(10_000) * jnp.arange(half) / (half - 1))
+    frequencies = jnp.exp(-math.log(10_000) * jnp.arange(half) / (half - last))
     angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+    waves = [jnp.sin(angles), jnp.cos(angles)]
+    return jnp.concatenate(waves[::-1] if cos_first else waves, axis=1)
 
 
 def space_to_depth(x: Float[Array, "b h w c"], patch: int) -> Float[Array, "b h2 w2 c2"]:

@@ -44,7 +44,7 @@ def attention(
 
 @struct.dataclass
 class Attention:
-    """Multi-head attention of a sequence to itself."""
+    """Multi-head attention of a sequence to itself, or to another: the ``context``."""
 
     query: Linear
     key: Linear
@@ -54,51 +54,86 @@ class Attention:
 
     @classmethod
     def init(
-        cls, key: Key[Array, ""], width: int, heads: int, *, out_scale: float = 1.0
+        cls,
+        key: Key[Array, ""],
+        width: int,
+        heads: int,
+        *,
+        context: int | None = None,
+        bias: bool = True,
+        out_scale: float = 1.0,
     ) -> "Attention":
-        """Four square projections. ValueError unless heads divides width."""
+        """Four projections. ValueError unless heads divides width.
+
+        ``context`` is the width of the sequence looked at, by default the same; ``bias`` is that of
+        queries, keys and values.
+        """
         if width % heads:
             raise ValueError(f"Attention: width {width} does not split into {heads} heads")
         q, k, v, o = jax.random.split(key, 4)
         return cls(
-            query=Linear.init(q, width, width),
-            key=Linear.init(k, width, width),
-            value=Linear.init(v, width, width),
+            query=Linear.init(q, width, width, bias=bias),
+            key=Linear.init(k, context or width, width, bias=bias),
+            value=Linear.init(v, context or width, width, bias=bias),
             out=Linear.init(o, width, width, scale=out_scale),
             heads=heads,
         )
 
-    def project(self, x: Float[Array, "batch tokens width"]) -> tuple[jax.Array, ...]:
-        """Queries, keys and values, each (batch, tokens, heads, width / heads)."""
-        split = (*x.shape[:2], self.heads, -1)
-        return tuple(layer(x).reshape(split) for layer in (self.query, self.key, self.value))
+    def project(
+        self,
+        x: Float[Array, "batch tokens width"],
+        context: Float[Array, "batch keys context"] | None = None,
+    ) -> tuple[jax.Array, ...]:
+        """Queries of x, keys and values of the context or x: (batch, tokens, heads, width / heads)."""
+        seen = x if context is None else context
+        return tuple(
+            layer(y).reshape(*y.shape[:2], self.heads, -1)
+            for layer, y in ((self.query, x), (self.key, seen), (self.value, seen))
+        )
 
     def __call__(
         self,
         x: Float[Array, "batch tokens width"],
-        mask: Bool[Array, "#batch #heads tokens tokens"] | None = None,
+        mask: Bool[Array, "#batch #heads tokens keys"] | None = None,
+        context: Float[Array, "batch keys context"] | None = None,
     ) -> Float[Array, "batch tokens width"]:
-        return self.out(attention(*self.project(x), mask).reshape(x.shape))
+        return self.out(attention(*self.project(x, context), mask).reshape(x.shape))
 
     def weights(
         self,
         x: Float[Array, "batch tokens width"],
-        mask: Bool[Array, "#batch #heads tokens tokens"] | None = None,
-    ) -> Float[Array, "batch heads tokens tokens"]:
+        mask: Bool[Array, "#batch #heads tokens keys"] | None = None,
+        context: Float[Array, "batch keys context"] | None = None,
+    ) -> Float[Array, "batch heads tokens keys"]:
         """The attention map: row i says how much token i takes from every other."""
-        q, k, _ = self.project(x)
+        q, k, _ = self.project(x, context)
         return attention_weights(q, k, mask)
 
 
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """x times the share of a normal law below x (Hendrycks and Gimpel 2016), exactly."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def geglu(x: Float[Array, "*batch twice"]) -> Float[Array, "*batch once"]:
+    """One half of the last axis, times the GELU of the other (Shazeer 2020)."""
+    value, gate = jnp.split(x, 2, axis=-1)
+    return value * gelu(gate)
+
+
 ACTIVATIONS = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI's CLIP was trained with it
+    "geglu": geglu,
 }
 
 
 @struct.dataclass
 class MLP:
-    """Two linear layers with a GELU between; the hidden layer is ``expand`` times as wide."""
+    """Two linear layers with a GELU between; the hidden layer is ``expand`` times as wide.
+
+    A "geglu" computes twice that many numbers, for half of them gate the others.
+    """
 
     up: Linear
     down: Linear
@@ -118,8 +153,9 @@ class MLP:
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation {activation!r}: choose from {', '.join(ACTIVATIONS)}")
         up, down = jax.random.split(key)
+        halves = 2 if activation == "geglu" else 1
         return cls(
-            up=Linear.init(up, width, expand * width),
+            up=Linear.init(up, width, halves * expand * width),
             down=Linear.init(down, expand * width, width, scale=out_scale),
             activation=activation,
         )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from minidiff.kernels import doubled_conv, group_norm
+from minidiff.kernels import conv, doubled_conv, group_norm
 
 TWINS = [group_norm.reference, group_norm.two_stage]
 by_name = pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.__name__)
@@ -118,6 +118,67 @@ def test_gradient_is_the_slope(twin):
 
 def test_the_chosen_one_is_a_twin():
     assert group_norm.group_norm in TWINS
+
+
+# Convolution
+
+
+def conv_inputs(shape, kernel, stride, zeros, seed=0):
+    """An image, a kernel, and a slope for each number of the result."""
+    rng = np.random.default_rng(seed)
+    before, after = zeros or (kernel // 2,) * 2
+    out = [(n + before + after - kernel) // stride + 1 for n in shape]
+    shapes = (2, *shape, 3), (kernel, kernel, 3, 4), (2, *out, 4)
+    return [jnp.float32(rng.normal(size=shape)) for shape in shapes]
+
+
+def conv_loops(x, weight, slope, stride, zeros):
+    """(value, gradients of (value * slope).sum() to x and to weight), one number at a time."""
+    x, weight, slope = (np.asarray(a, np.float64) for a in (x, weight, slope))
+    before = zeros[0] if zeros else weight.shape[0] // 2
+    value, to_x, to_weight = np.zeros(slope.shape), np.zeros(x.shape), np.zeros(weight.shape)
+    for b, r, c, down, across in np.ndindex(*slope.shape[:3], *weight.shape[:2]):
+        row, column = r * stride + down - before, c * stride + across - before
+        if 0 <= row < x.shape[1] and 0 <= column < x.shape[2]:
+            value[b, r, c] += x[b, row, column] @ weight[down, across]
+            to_x[b, row, column] += weight[down, across] @ slope[b, r, c]
+            to_weight[down, across] += np.outer(x[b, row, column], slope[b, r, c])
+    return value, to_x, to_weight
+
+
+@pytest.mark.parametrize("twin", [conv.reference, conv.explicit_gradients])
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride", "zeros"),
+    [
+        ((4, 5), 3, 1, None),
+        ((4, 5), 3, 2, None),
+        ((3, 2), 1, 1, None),
+        ((5, 4), 1, 2, None),
+        ((4, 5), 3, 2, (0, 1)),
+        ((6, 4), 3, 2, (0, 1)),
+        ((5, 4), 3, 2, (1, 0)),
+        ((4, 5), 3, 1, (0, 1)),
+        ((5, 6), 3, 1, (0, 0)),
+        ((6, 7), 3, 3, (2, 1)),
+        ((5, 8), 5, 2, (1, 3)),
+    ],
+)
+def test_conv_value_and_gradients(twin, shape, kernel, stride, zeros):
+    x, weight, slope = conv_inputs(shape, kernel, stride, zeros)
+
+    def weighted(x, weight):
+        out = twin(x, weight, stride, zeros)
+        return (out * slope).sum(), out
+
+    (_, value), gradients = jax.jit(jax.value_and_grad(weighted, (0, 1), has_aux=True))(x, weight)
+    for found, expected in zip(
+        (value, *gradients), conv_loops(x, weight, slope, stride, zeros), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, atol=5e-5)
+
+
+def test_the_chosen_conv_is_a_twin():
+    assert conv.conv in (conv.reference, conv.explicit_gradients)
 
 
 # Doubling and convolving

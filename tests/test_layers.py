@@ -48,12 +48,13 @@ def test_linear_is_a_matrix_product(lead):
     np.testing.assert_allclose(call(no_bias, x), expected - bias, atol=1e-5)
 
 
-def conv_loop(x, weight, bias, stride):
+def conv_loop(x, weight, bias, stride, zeros=None):
     batch, height, width, _ = x.shape
-    kernel, pad = weight.shape[0], weight.shape[0] // 2
-    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    rows = (height + 2 * pad - kernel) // stride + 1
-    columns = (width + 2 * pad - kernel) // stride + 1
+    kernel = weight.shape[0]
+    zeros = zeros or (kernel // 2, kernel // 2)
+    padded = np.pad(x, ((0, 0), zeros, zeros, (0, 0)))
+    rows = (height + sum(zeros) - kernel) // stride + 1
+    columns = (width + sum(zeros) - kernel) // stride + 1
     out = np.zeros((batch, rows, columns, weight.shape[3]))
     for b, r, c in np.ndindex(batch, rows, columns):
         seen = padded[b, r * stride : r * stride + kernel, c * stride : c * stride + kernel]
@@ -69,6 +70,15 @@ def test_conv_slides_a_window(kernel, stride, side):
     x = normal(2, *side, 3)
     expected = conv_loop(*doubled(x, layer.weight, layer.bias), stride)
     assert expected.shape[1:3] == tuple(-(-n // stride) for n in side)
+    np.testing.assert_allclose(call(layer, x), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("zeros", [(0, 1), (1, 0), (0, 0), (2, 1)], ids=str)
+def test_conv_has_its_zeros_where_it_is_told(zeros):
+    init = Conv.init(KEY, 3, 4, stride=2, zeros=zeros)
+    layer = init.replace(weight=normal(3, 3, 3, 4), bias=normal(4))
+    x = normal(2, 4, 7, 3)
+    expected = conv_loop(*doubled(x, layer.weight, layer.bias), 2, zeros)
     np.testing.assert_allclose(call(layer, x), expected, atol=2e-5)
 
 
@@ -96,15 +106,21 @@ def test_group_norm_is_the_kernel():
 
 
 @pytest.mark.parametrize("width", [4, 6, 32])
-def test_time_embedding(width):
+@pytest.mark.parametrize("last", [0, 1])
+@pytest.mark.parametrize("cos_first", [False, True])
+def test_time_embedding(width, last, cos_first):
     t = np.array([0, 1, 17, 999])
     half = width // 2
     expected = np.zeros((4, width))
     for b, i in np.ndindex(4, half):
-        angle = t[b] * 10_000 ** (-i / (half - 1))
-        expected[b, i], expected[b, half + i] = math.sin(angle), math.cos(angle)
-    np.testing.assert_allclose(time_embedding(jnp.array(t), width), expected, atol=2e-4)
-    np.testing.assert_allclose(time_embedding(jnp.float32(t), width), expected, atol=2e-4)
+        angle = t[b] * 10_000 ** (-i / (half - last))
+        waves = (math.cos, math.sin) if cos_first else (math.sin, math.cos)
+        expected[b, i], expected[b, half + i] = (wave(angle) for wave in waves)
+    settings = {"last": last, "cos_first": cos_first}
+    for times in (jnp.array(t), jnp.float32(t)):
+        np.testing.assert_allclose(time_embedding(times, width, **settings), expected, atol=2e-4)
+    if last == 1 and not cos_first:
+        np.testing.assert_allclose(time_embedding(jnp.array(t), width), expected, atol=2e-4)
 
 
 def test_weights_start_with_the_spread_they_promise():

@@ -95,6 +95,69 @@ def test_heads_are_independent():
     np.testing.assert_allclose(call(layer, x), expected, atol=1e-5)
 
 
+def with_context(heads=2):
+    """Attention of 6 numbers to 5, with biases, and an image and a text to try it on."""
+    layer = towers.shaken(Attention.init(KEY, 6, heads, context=5))
+    return layer, normal(2, 4, 6), normal(2, 3, 5)
+
+
+def look(layer, x, context, mask=None):
+    return jax.jit(lambda layer, *args: layer(*args))(layer, x, mask, context)
+
+
+def test_attention_to_a_context():
+    """Queries of x, keys and values of the context, of another width and length."""
+    layer, x, context = with_context()
+    w = towers.arrays(layer)
+    q, k, v = (
+        towers.linear(towers.within(w, name), np.float64(seen)).reshape(2, -1, 2, 3)
+        for name, seen in (("query", x), ("key", context), ("value", context))
+    )
+    for causal in (False, True):
+        mask = jnp.tril(jnp.ones((4, 3), bool))[None, None] if causal else None
+        mixed = attention_loop(q, k, v, lambda i, j, causal=causal: j <= i or not causal)
+        expected = towers.linear(towers.within(w, "out"), mixed.reshape(2, 4, 6))
+        np.testing.assert_allclose(look(layer, x, context, mask), expected, atol=1e-5)
+    maps = jax.jit(lambda layer, x, c: layer.weights(x, context=c))(layer, x, context)
+    towers.is_attention_map(maps, (2, 2, 4, 3))
+
+
+def test_a_context_has_no_order():
+    layer, x, context = with_context()
+    order = np.array([2, 0, 1])
+    np.testing.assert_allclose(
+        look(layer, x, context[:, order]), look(layer, x, context), atol=1e-6
+    )
+
+
+def test_a_sequence_is_its_own_context():
+    layer, x = Attention.init(KEY, 6, 2), normal(2, 4, 6)
+    np.testing.assert_allclose(look(layer, x, x), call(layer, x), atol=1e-6)
+
+
+def test_which_biases_attention_has():
+    layer = Attention.init(KEY, 6, 2, context=5, bias=False)
+    assert layer.query.bias is layer.key.bias is layer.value.bias is None
+    assert layer.out.bias.shape == (6,)
+    shapes = [part.weight.shape for part in (layer.query, layer.key, layer.value, layer.out)]
+    assert shapes == [(6, 6), (5, 6), (5, 6), (6, 6)]
+    assert Attention.init(KEY, 6, 2).key.bias.shape == (6,)
+
+
+def test_geglu():
+    """The first half of the hidden layer, times the GELU of the second."""
+    layer = towers.shaken(MLP.init(KEY, 4, expand=3, activation="geglu"))
+    x = normal(2, 5, 4)
+    w = towers.arrays(layer)
+    assert w["up.weight"].shape == (4, 24)
+    assert w["down.weight"].shape == (12, 4)
+    hidden = towers.linear(towers.within(w, "up"), np.float64(x))
+    hidden = hidden[..., :12] * towers.activate(hidden[..., 12:], "gelu")
+    np.testing.assert_allclose(
+        call(layer, x), towers.linear(towers.within(w, "down"), hidden), atol=1e-5
+    )
+
+
 def test_mlp():
     layer = MLP.init(KEY, 4, expand=3)
     x = normal(2, 5, 4)
@@ -129,10 +192,12 @@ def test_no_two_parts_start_alike():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="width 10 does not split into 4 heads"):
         Attention.init(KEY, 10, 4)
-    with pytest.raises(ValueError, match="'relu': choose from gelu, quick_gelu"):
+    with pytest.raises(ValueError, match="'relu': choose from gelu, quick_gelu, geglu"):
         MLP.init(KEY, 8, activation="relu")
     with pytest.raises(TypeCheckError):
         attention(normal(1, 4, 2, 8), normal(1, 4, 2, 8), normal(1, 3, 2, 8))
+    with pytest.raises(TypeCheckError):
+        Attention.init(KEY, 8, 2, context=5)(normal(1, 4, 8), None, normal(4, 5))
 
 
 def test_bfloat16_goes_through():

@@ -10,18 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import towers
 from hypothesis import given, settings
 
 from minidiff.layers import Conv, count_parameters, depth_to_space, space_to_depth
+from minidiff.layouts import describe
 from minidiff.noising import linear_schedule, noise_loss
 from minidiff.training.state import TrainState, cast, make_train_step
-from minidiff.unet import (
-    UNet,
-    UNetConfig,
-    describe,
-)
+from minidiff.unet import Condition, UNet, UNetConfig
 
 TINY = UNetConfig(image_channels=2, channels=(8, 16), attention=(1,), heads=2, groups=4)
+# The same that looks at a text: at its states, of 6 numbers, and at one vector of 5 for the whole.
+TOLD = dataclasses.replace(TINY, context=6, pooled=5)
 KEY = jax.random.key(0)
 SCHEDULE = linear_schedule(100, 1e-3, 0.2)
 
@@ -40,8 +40,19 @@ def tiny(patch=1):
     return tiny().replace(
         conv_in=Conv.init(ends[0], 2 * patch**2, 8),
         conv_out=Conv.init(ends[1], 8, 2 * patch**2, scale=1e-3),
-        patch=patch,
+        config=dataclasses.replace(TINY, patch=patch),
     )
+
+
+@cache
+def told():
+    return init(KEY, TOLD)
+
+
+def text(batch=4, tokens=3):
+    rng = np.random.default_rng(1)
+    states, pooled = rng.normal(size=(batch, tokens, 6)), rng.normal(size=(batch, 5))
+    return Condition(jnp.float32(states), jnp.float32(pooled))
 
 
 def images(batch=4, side=8):
@@ -72,20 +83,29 @@ def test_it_sees_the_time():
         assert np.abs(out[a] - out[b]).max() > 1e-5  # little at the start, for blocks add little
 
 
-@pytest.mark.parametrize("patch", [1, 2])
-def test_every_parameter_gets_a_gradient(patch):
+@pytest.mark.parametrize("kind", ["plain", "patches", "told"])
+def test_every_parameter_gets_a_gradient(kind):
     """Within three steps, element by element: from the very small initial weights too.
 
     All but the bias of the attention keys. It adds the same to every score of a query, which the
-    softmax takes away again: its gradient is zero but for rounding.
+    softmax takes away again: its gradient is zero but for rounding. Where there is a text there is
+    no such bias.
     """
-    net, x0, optimizer = tiny(patch), images(8), optax.adam(1e-2)
+    if kind == "told":  # one level, to compile less
+        net = init(KEY, dataclasses.replace(TOLD, channels=(8,), attention=(0,)))
+    else:
+        net = tiny(2 if kind == "patches" else 1)
+    condition = text(8) if kind == "told" else None
+    x0, optimizer = images(8), optax.adam(1e-2)
+
+    def loss(net, key):
+        return noise_loss(key, lambda xt, t: net(xt, t, condition), SCHEDULE, x0)
 
     @partial(jax.jit, compiler_options=QUICK)
     def three_steps(net):
         def body(carry, key):
             net, opt_state = carry
-            gradient = jax.grad(lambda net: noise_loss(key, net, SCHEDULE, x0))(net)
+            gradient = jax.grad(loss)(net, key)
             updates, opt_state = optimizer.update(gradient, opt_state)
             return (optax.apply_updates(net, updates), opt_state), jax.tree.map(jnp.abs, gradient)
 
@@ -103,10 +123,11 @@ def test_every_parameter_gets_a_gradient(patch):
     assert not dead
 
 
-def test_no_two_weights_start_alike():
+@pytest.mark.parametrize("net", [tiny, told])
+def test_no_two_weights_start_alike(net):
     """Of one shape, up to scale: two layers that were given one key would be the same."""
     by_shape = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tiny()):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(net()):
         if leaf.ndim > 1:
             leaf = np.asarray(leaf, np.float64).ravel()
             by_shape.setdefault(leaf.size, []).append((jax.tree_util.keystr(path), leaf))
@@ -115,6 +136,86 @@ def test_no_two_weights_start_alike():
     for (a, first), (b, second) in pairs:
         alike = abs(np.corrcoef(first, second)[0, 1])
         assert alike < 0.8, f"{a} and {b} start alike"
+
+
+T = jnp.array([0, 1, 50, 99])
+
+
+def shaken_told():
+    """As after some training: the blocks, which start as their shortcuts, have something to say."""
+    return towers.shaken(told())
+
+
+def test_the_text_is_seen():
+    """By its own sample alone, in the states and in the pooled vector, at every stage after."""
+    net, x, said = shaken_told(), images(), text()
+    before = forward(net, x, T, said)
+    states = forward(net, x, T, said.replace(states=said.states.at[1, 2].add(1.0)))
+    pooled = forward(net, x, T, said.replace(pooled=said.pooled.at[1, 0].add(1.0)))
+    for name, stage in before.items():
+        for after, deaf in ((states, ("time", "conv_in", "down.0")), (pooled, ("conv_in",))):
+            moved = np.abs(np.asarray(after[name] - stage)).reshape(4, -1).max(1)
+            assert (moved[1] > 1e-4) != name.startswith(deaf), name
+            np.testing.assert_allclose(moved[[0, 2, 3]], 0, atol=1e-5, err_msg=name)
+
+
+def test_samples_do_not_see_each_others_text():
+    net, x, said = shaken_told(), images(), text()
+    other = Condition(
+        jnp.flip(said.states, 0).at[2].set(said.states[2]),
+        jnp.flip(said.pooled, 0).at[2].set(said.pooled[2]),
+    )
+    found, mixed = forward(net, x, T, said)["out"], forward(net, x, T, other)["out"]
+    np.testing.assert_allclose(mixed[2], found[2], atol=1e-5)
+    assert np.abs(np.asarray(mixed - found))[[0, 1, 3]].reshape(3, -1).max(1).min() > 1e-4
+
+
+def test_a_text_of_any_length():
+    for tokens in (1, 7):
+        call = partial(jax.eval_shape, lambda net, said: net(images(), T, said))
+        assert call(told(), text(tokens=tokens)).shape == (4, 8, 8, 2)
+
+
+def test_states_alone_are_a_condition_of_a_network_without_pooled_text():
+    net = init(KEY, dataclasses.replace(TOLD, channels=(8,), attention=(), pooled=None))
+    found = forward(net, images(), T, text().states)["out"]
+    # A pooled text that it does not want is not looked at.
+    np.testing.assert_allclose(forward(net, images(), T, text())["out"], found, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "condition", "said"),
+    [
+        (TINY, "states", "no attention to a text: call it as unet"),
+        (TINY, "whole", "no attention to a text"),
+        (TOLD, "nothing", "wants one vector for the whole text"),
+        (TOLD, "states", "wants one vector for the whole text"),
+        (TOLD, "no pooled", "wants one vector for the whole text"),
+        (TOLD, "no states", "looks at a text"),
+        (dataclasses.replace(TOLD, pooled=None), "nothing", "looks at a text"),
+        (dataclasses.replace(TINY, pooled=5), "nothing", "wants one vector for the whole text"),
+    ],
+)
+def test_a_condition_that_does_not_fit_is_refused(config, condition, said):
+    whole = text()
+    condition = {
+        "nothing": None,
+        "states": whole.states,
+        "whole": whole,
+        "no pooled": whole.replace(pooled=None),
+        "no states": whole.replace(states=None),
+    }[condition]
+    net = jax.eval_shape(lambda: UNet.init(KEY, config))
+    with pytest.raises(ValueError, match=said):
+        jax.eval_shape(lambda net: net(images(), T, condition), net)
+
+
+def test_a_pooled_text_alone_is_a_condition():
+    config = dataclasses.replace(TINY, pooled=5)
+    net = jax.eval_shape(lambda: UNet.init(KEY, config))
+    condition = Condition(None, text().pooled)
+    out = jax.eval_shape(lambda net: net(images(), T, condition), net)
+    assert out.shape == (4, 8, 8, 2)
 
 
 @pytest.mark.parametrize("patch", [1, 2])
@@ -186,10 +287,11 @@ def test_an_ensemble_is_a_vmap():
         np.testing.assert_allclose(found, forward(net, x, t)["out"], atol=1e-5)
 
 
-def test_low_precision_weights_compute_in_low_precision():
-    net, x, t = tiny(), images(), jnp.array([0, 1, 50, 99])
-    exact = forward(net, x, t)
-    low = forward(cast(net, jnp.bfloat16), x, t)
+@pytest.mark.parametrize("condition", [None, text()], ids=["plain", "told"])
+def test_low_precision_weights_compute_in_low_precision(condition):
+    net, x, t = told() if condition else tiny(), images(), jnp.array([0, 1, 50, 99])
+    exact = forward(net, x, t, condition)
+    low = forward(cast(net, jnp.bfloat16), x, t, condition)
     for name, stage in low.items():
         assert stage.dtype == jnp.bfloat16, name
         size = np.abs(exact[name]).max()

@@ -20,33 +20,36 @@ def reference(
     x: Float[Array, "batch height width inputs"],
     weight: Float[Array, "kernel kernel inputs outputs"],
     stride: int = 1,
+    zeros: tuple[int, int] | None = None,
 ) -> Float[Array, "batch new_height new_width outputs"]:
-    """Cross-correlation with kernel // 2 zeros around the image; ``kernel`` is odd."""
-    pad = weight.shape[0] // 2
+    """Cross-correlation; ``zeros`` before and after each side, or kernel // 2 (``kernel`` is odd)."""
+    zeros = zeros or (weight.shape[0] // 2,) * 2
     return jax.lax.conv_general_dilated(
-        x, weight, (stride, stride), ((pad, pad), (pad, pad)), dimension_numbers=ORDER
+        x, weight, (stride, stride), (zeros, zeros), dimension_numbers=ORDER
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def explicit_gradients(
     x: Float[Array, "batch height width inputs"],
     weight: Float[Array, "kernel kernel inputs outputs"],
     stride: int = 1,
+    zeros: tuple[int, int] | None = None,
 ) -> Float[Array, "batch new_height new_width outputs"]:
     """The same, with both gradients written as convolutions in the usual order of axes."""
-    return reference(x, weight, stride)
+    return reference(x, weight, stride, zeros)
 
 
-def _forward(x, weight, stride):
-    return reference(x, weight, stride), (x, weight)
+def _forward(x, weight, stride, zeros):
+    return reference(x, weight, stride, zeros), (x, weight)
 
 
-def _backward(stride, saved, gradient):
+def _backward(stride, zeros, saved, gradient):
     x, weight = saved
-    kernel, pad = weight.shape[0], weight.shape[0] // 2
+    kernel = weight.shape[0]
+    before, after = zeros or (kernel // 2,) * 2
     # What the strided window left over at the far edge.
-    rest = [(size + 2 * pad - kernel) % stride for size in x.shape[1:3]]
+    rest = [(size + before + after - kernel) % stride for size in x.shape[1:3]]
 
     # To the input: the flipped kernel slides over the gradient, its values ``stride`` apart.
     flipped = jnp.flip(weight, (0, 1)).transpose(0, 1, 3, 2)
@@ -54,7 +57,7 @@ def _backward(stride, saved, gradient):
         gradient,
         flipped,
         (1, 1),
-        [(kernel - 1 - pad, kernel - 1 - pad + r) for r in rest],
+        [(kernel - 1 - before, kernel - 1 - after + r) for r in rest],
         lhs_dilation=(stride, stride),
         dimension_numbers=ORDER,
     )
@@ -63,7 +66,7 @@ def _backward(stride, saved, gradient):
         x.transpose(3, 1, 2, 0),
         gradient.transpose(1, 2, 0, 3),
         (1, 1),
-        [(pad, pad - r) for r in rest],
+        [(before, after - r) for r in rest],
         rhs_dilation=(stride, stride),
         dimension_numbers=ORDER,
     )

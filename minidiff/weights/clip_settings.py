@@ -9,7 +9,6 @@ from pathlib import Path
 from minidiff.clip import OPENAI_MEAN, OPENAI_STD, CLIPConfig
 from minidiff.errors import InputError
 from minidiff.text import TextConfig
-from minidiff.transformer import ACTIVATIONS
 from minidiff.vit import ViTConfig
 from minidiff.weights.folders import Settings, read_json
 
@@ -67,7 +66,7 @@ def _tower(settings: Settings, width: int, heads: int) -> dict:
         "layers": settings.whole("num_hidden_layers", 12, high=MOST_LAYERS),
         "heads": settings.whole("num_attention_heads", heads),
         "expand": inner // width,
-        "activation": settings.choice("hidden_act", "quick_gelu", ACTIVATIONS),
+        "activation": settings.choice("hidden_act", "quick_gelu", ("gelu", "quick_gelu")),
         "eps": settings.number("layer_norm_eps", 1e-5, 0.0, 1.0),
     }
 
