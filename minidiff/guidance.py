@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from minidiff.noising import Schedule, from_v, predict_eps, predict_x0
+from minidiff.errors import InputError
+from minidiff.noising import Schedule, from_v, predict_eps, predict_x0, signal_and_noise
+from minidiff.objectives import from_velocity
 
 
 @struct.dataclass
@@ -27,6 +29,45 @@ class FromV:
     ) -> Float[Array, "batch *shape"]:
         v = self.network(xt, t, *condition).astype(jnp.float32)
         return from_v(self.schedule, xt, t, v)[1]
+
+
+@struct.dataclass
+class FromX0:
+    """A denoiser made of a network that predicts the image.
+
+    Near pure noise there is no better target; near the image its small errors are divided by the
+    little noise there is.
+    """
+
+    network: object
+    schedule: Schedule
+
+    def __call__(
+        self, xt: Float[Array, "batch *shape"], t: Int[Array, "batch"], *condition
+    ) -> Float[Array, "batch *shape"]:
+        x0 = self.network(xt, t, *condition).astype(jnp.float32)
+        return predict_eps(self.schedule, xt, t, x0)
+
+
+@struct.dataclass
+class FromVelocity:
+    r"""A denoiser made of a flow: a network that predicts u = eps - x0 at x_s = (1 - s) x0 + s eps.
+
+    A flow is the same family of noisings in other units: x_s is x_t divided by
+    sqrt(alpha_bar) + sqrt(1 - alpha_bar), and s is the noise's share of that sum. So a trained flow
+    samples with any sampler here and a trained denoiser is a flow (Lipman et al. 2022,
+    https://arxiv.org/abs/2210.02747; Liu et al. 2022, https://arxiv.org/abs/2209.03003).
+    """
+
+    network: object  # called as (xs, t), with x_s in the flow's own units
+    schedule: Schedule
+
+    def __call__(
+        self, xt: Float[Array, "batch *shape"], t: Int[Array, "batch"], *condition
+    ) -> Float[Array, "batch *shape"]:
+        signal, noise = signal_and_noise(self.schedule, t, xt)
+        u = self.network(xt / (signal + noise), t, *condition).astype(jnp.float32)
+        return from_velocity(self.schedule, xt, t, u)[1]
 
 
 @struct.dataclass
@@ -51,12 +92,22 @@ class ClassifierFree:
     https://arxiv.org/abs/2207.12598, equation 6; their w is scale - 1). The network must have been
     trained with the condition now and then replaced by ``null``. Both guesses are one call on a
     batch of twice the size.
+
+    Outside the steps ``first`` to ``last`` the scale is 1: exaggeration near pure noise costs most
+    of the variety, near the image it does nothing (Kynkaanniemi et al. 2024,
+    https://arxiv.org/abs/2404.07724). InputError if the scale is a negative number.
     """
 
     network: object
     condition: object  # a pytree whose arrays have the batch in front
     null: object  # like condition
     scale: float | jax.Array = 3.0
+    first: int | jax.Array = 0  # t of the last guided step on the way down to the image
+    last: int | jax.Array | None = None  # t of the first guided step; None: no end
+
+    def __post_init__(self):
+        if isinstance(self.scale, int | float) and self.scale < 0:
+            raise InputError(f"the guidance scale must be 0 or more; got {self.scale}")
 
     def __call__(
         self, xt: Float[Array, "batch *shape"], t: Int[Array, "batch"]
@@ -67,7 +118,9 @@ class ClassifierFree:
         both = jax.tree.map(twice, self.condition, self.null)
         eps = self.network(twice(xt, xt), twice(t, t), both).astype(jnp.float32)
         told, untold = jnp.split(eps, 2)
-        return untold + self.scale * (told - untold)
+        guided = t >= self.first if self.last is None else (t >= self.first) & (t <= self.last)
+        scale = jnp.where(guided, self.scale, 1.0).reshape(-1, *(1,) * (xt.ndim - 1))
+        return untold + scale * (told - untold)
 
 
 @struct.dataclass
@@ -87,6 +140,103 @@ class ClipX0:
     def __call__(
         self, xt: Float[Array, "batch *shape"], t: Int[Array, "batch"]
     ) -> Float[Array, "batch *shape"]:
-        eps = self.denoiser(xt, t).astype(jnp.float32)
-        x0 = jnp.clip(predict_x0(self.schedule, xt, t, eps), self.low, self.high)
-        return predict_eps(self.schedule, xt, t, x0)
+        return _change_x0(self, xt, t, lambda x0: jnp.clip(x0, self.low, self.high))
+
+
+@struct.dataclass
+class Inpaint:
+    """Paint only what is not known: the predicted image is ``known`` wherever ``mask`` is 1.
+
+    The noise guess is corrected to match, so every sampler ends on the known pixels to the last
+    digit that float32 holds, and paints the others with them in view (Wang et al. 2022,
+    https://arxiv.org/abs/2212.00490, equation 13, with the mask as their A). Wrap it around all
+    else that changes the predicted image. Between 0 and 1 the mask blends.
+    """
+
+    denoiser: object
+    schedule: Schedule
+    known: jax.Array  # broadcasts against xt; its values where mask is 0 do not matter
+    mask: jax.Array  # broadcasts against xt: 1 or True is known, 0 is to be painted
+
+    def __call__(
+        self, xt: Float[Array, "batch *shape"], t: Int[Array, "batch"]
+    ) -> Float[Array, "batch *shape"]:
+        known, mask = (jnp.broadcast_to(a, xt.shape) for a in (self.known, self.mask))
+        return _change_x0(self, xt, t, lambda x0: mask * known + (1 - mask) * x0)
+
+
+@struct.dataclass
+class DynamicThreshold:
+    r"""Keep the predicted image in [-1, 1] by shrinking it, where ``ClipX0`` would saturate it.
+
+    In each sample the ``percentile`` of the absolute values, if more than 1, becomes 1: what is
+    beyond is clipped, the rest divided by it. Strong guidance then changes the picture and not only
+    its contrast (Saharia et al. 2022, https://arxiv.org/abs/2205.11487, section 2.3).
+    """
+
+    denoiser: object
+    schedule: Schedule
+    percentile: float = 0.995  # of a sample's values, 0 to 1
+
+    def __call__(
+        self, xt: Float[Array, "batch *shape"], t: Int[Array, "batch"]
+    ) -> Float[Array, "batch *shape"]:
+        def shrink(x0):
+            size = jnp.quantile(jnp.abs(x0).reshape(len(x0), -1), self.percentile, axis=1)
+            most = jnp.maximum(size, 1.0).reshape(-1, *(1,) * (x0.ndim - 1))
+            return jnp.clip(x0, -most, most) / most
+
+        return _change_x0(self, xt, t, shrink)
+
+
+def _change_x0(guided, xt, t, change):
+    """The guess of eps that belongs to ``change`` of the predicted image."""
+    eps = guided.denoiser(xt, t).astype(jnp.float32)
+    x0 = predict_x0(guided.schedule, xt, t, eps)
+    return predict_eps(guided.schedule, xt, t, change(x0))
+
+
+@struct.dataclass
+class ClipGuided:
+    r"""Follow the gradient of a score of the predicted image, such as CLIP's likeness to a prompt.
+
+    eps - scale sqrt(1 - alpha_bar) grad score(x0(xt)): Bayes' rule for the noise guess, with
+    exp(scale score) in the place of the classifier (Dhariwal and Nichol 2021,
+    https://arxiv.org/abs/2105.05233, algorithm 2; on the predicted image, so that the score need
+    never see noise: Bansal et al. 2023, https://arxiv.org/abs/2302.07121). The gradient goes
+
+    - through the denoiser: exact for a linear score of normal data, and any direction that no
+      image could take is damped, as the denoiser damps it;
+    - or around it (``through=False``), taking eps as constant, so that the derivative of x0 is
+      1 / sqrt(alpha_bar): less work, but it supposes that anything could be under the noise.
+
+    Near pure noise 1 / sqrt(alpha_bar) is 20,000, and what the network's own derivative is wrong
+    by, be it rounding, grows as much. So in each sample the change is cut where it would exceed
+    ``limit`` times sqrt(1 - alpha_bar) on x0, root mean square; that is also ``limit`` times
+    sqrt(alpha_bar) on eps. Then the noise schedule hardly matters. None never cuts.
+    """
+
+    denoiser: object
+    schedule: Schedule
+    score: object  # a pytree called as score(x0) -> (batch,), higher is better
+    scale: float | jax.Array
+    through: bool = struct.field(pytree_node=False, default=True)
+    limit: float | jax.Array | None = 1.0
+
+    def __call__(
+        self, xt: Float[Array, "batch *shape"], t: Int[Array, "batch"]
+    ) -> Float[Array, "batch *shape"]:
+        signal, noise = signal_and_noise(self.schedule, t, xt)
+        around = None if self.through else self.denoiser(xt, t).astype(jnp.float32)
+
+        def judge(xt):
+            eps = self.denoiser(xt, t).astype(jnp.float32) if self.through else around
+            return self.score(predict_x0(self.schedule, xt, t, eps)).sum(), eps
+
+        gradient, eps = jax.grad(judge, has_aux=True)(xt)
+        change = self.scale * noise * gradient
+        if self.limit is not None:
+            axes = tuple(range(1, xt.ndim))
+            most = self.limit * signal
+            change *= most / jnp.maximum(jnp.sqrt(jnp.mean(change**2, axes, keepdims=True)), most)
+        return eps - change

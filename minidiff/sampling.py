@@ -22,6 +22,7 @@ from minidiff.noising import Denoiser, Schedule, at, predict_x0, signal_and_nois
 
 Variance = Literal["large", "small"]
 Spacing = Literal["leading", "linspace", "trailing"]
+Steps = int | tuple[int, ...]  # how many, or which indices, descending
 
 
 @struct.dataclass
@@ -41,11 +42,13 @@ def reverse_mean(
 ) -> Float[Array, "batch *shape"]:
     r"""Mean of x_{t-1} given x_t: (x_t - beta_t / sqrt(1 - alpha_bar_t) eps) / sqrt(1 - beta_t).
 
-    Ho et al. 2020, equation 11.
+    Ho et al. 2020, equation 11. 1 - beta_t is alpha_bar_t / alpha_bar_{t-1}, which keeps its digits
+    where beta is nearly 1, as it is in long steps.
     """
     beta = at(schedule.beta, t, xt)
-    _, noise = signal_and_noise(schedule, t, xt)
-    return (xt - beta / noise * eps) / jnp.sqrt(1 - beta)
+    signal, noise = signal_and_noise(schedule, t, xt)
+    before = at(jnp.append(schedule.alpha_bar, 1.0), t - 1, xt)  # before step 0 it is 1
+    return (xt - beta / noise * eps) * jnp.sqrt(before) / signal
 
 
 def reverse_variance(
@@ -79,18 +82,23 @@ def reverse_step(
     return reverse_mean(schedule, xt, t, eps) + std.reshape(-1, *(1,) * (xt.ndim - 1)) * noise
 
 
-def timesteps(total: int, steps: int, spacing: Spacing = "trailing") -> np.ndarray:
+def timesteps(total: int, steps: Steps, spacing: Spacing = "trailing") -> np.ndarray:
     """The ``steps`` indices, descending, at which a short sampler visits a schedule of ``total`` steps.
 
-    With total = 1000 and steps = 4:
+    A tuple is the indices themselves. With total = 1000 and steps = 4:
 
     - ``trailing`` [999, 749, 499, 249]: counts down from the end, so it starts from pure noise
       (Lin et al. 2023, table 2);
     - ``leading`` [750, 500, 250, 0]: multiples of total // steps, the original DDIM code's choice;
     - ``linspace`` [999, 666, 333, 0]: both ends.
 
-    ValueError unless 1 <= steps <= total.
+    ValueError unless 1 <= steps <= total, or the indices descend from at most total - 1 to at least 0.
     """
+    if isinstance(steps, tuple):
+        ts = np.array(steps, np.int32)
+        if not len(ts) or ts[0] >= total or ts[-1] < 0 or (np.diff(ts) >= 0).any():
+            raise ValueError(f"steps must descend within 0 to {total - 1}; got {steps}")
+        return ts
     if not 1 <= steps <= total:
         raise ValueError(f"steps must be between 1 and {total}, the schedule's length; got {steps}")
     if spacing == "trailing":
@@ -98,8 +106,27 @@ def timesteps(total: int, steps: int, spacing: Spacing = "trailing") -> np.ndarr
     if spacing == "leading":
         return (np.arange(steps, dtype=np.int32) * (total // steps))[::-1].copy()
     if spacing == "linspace":
-        return np.round(np.linspace(total - 1, 0, steps)).astype(np.int32)
+        places = np.linspace(0, total - 1, steps) if steps > 1 else np.array([total - 1])
+        return np.round(places[::-1]).astype(np.int32)
     raise ValueError(f"spacing must be trailing, leading or linspace; got {spacing!r}")
+
+
+def respace(schedule: Schedule, ts: Int[np.ndarray, "steps"]) -> Schedule:
+    r"""The schedule that visits only the indices ``ts``, in any order: its index i is the i-th smallest.
+
+    alpha_bar stays what it was at each, and beta_i = 1 - alpha_bar_i / alpha_bar_{i-1} leads from one
+    to the next (Nichol and Dhariwal 2021, https://arxiv.org/abs/2102.09672, section 4). It is worked
+    out from the betas in between, for the quotient of float32 near 1 would have few digits left.
+
+    ValueError unless the indices are of the schedule, each once.
+    """
+    ts = np.unique(found := ts)
+    if not 0 < len(found) == len(ts) or ts[0] < 0 or ts[-1] >= schedule.steps:
+        raise ValueError(f"ts must be indices below {schedule.steps}, each once; got {found}")
+    stretch = np.searchsorted(ts, np.arange(ts[-1] + 1))  # to which new step each old one belongs
+    kept = jnp.log1p(-schedule.beta[: ts[-1] + 1])
+    kept = jax.ops.segment_sum(kept, stretch, len(ts), indices_are_sorted=True)
+    return Schedule(beta=-jnp.expm1(kept), alpha_bar=schedule.alpha_bar[ts])
 
 
 def ddim_step(
@@ -126,28 +153,36 @@ def ddim_step(
     return jnp.sqrt(after) * x0 + jnp.sqrt(1 - after - sigma**2) * eps + sigma * noise
 
 
-def compiled_sampler(*static: str):
-    """Compile a sampler once per shape and setting: a decorator; ``static`` names its settings.
+def without_functions(denoiser: object) -> object:
+    """A plain function, alone or inside a denoiser that wraps it, as a pytree without arrays."""
 
-    A plain function, alone or inside a denoiser that wraps it, becomes a pytree without arrays.
-    """
+    def wrap(leaf):
+        return jax.tree_util.Partial(leaf) if callable(leaf) else leaf
+
+    return jax.tree.map(wrap, denoiser)
+
+
+def compiled_sampler(*static: str):
+    """Compile a sampler once per shape and setting: a decorator; ``static`` names its settings."""
 
     def wrap(function):
         compiled = jax.jit(function, static_argnames=("shape", "every", *static))
 
         @wraps(function)
-        def call(key, denoiser, schedule, shape, **settings):
-            denoiser = jax.tree.map(
-                lambda leaf: jax.tree_util.Partial(leaf) if callable(leaf) else leaf, denoiser
-            )
-            return compiled(key, denoiser, schedule, shape=tuple(shape), **settings)
+        def call(key, denoiser, schedule, shape, *, start=None, **settings):
+            shape, denoiser = tuple(shape), without_functions(denoiser)
+            if start is not None:
+                start = jnp.asarray(start, jnp.float32)
+                if start.shape != shape:
+                    raise ValueError(f"start must be shaped {shape}; got {start.shape}")
+            return compiled(key, denoiser, schedule, shape=shape, start=start, **settings)
 
         return call
 
     return wrap
 
 
-@compiled_sampler("variance")
+@compiled_sampler("variance", "steps", "spacing")
 def ddpm_sample(
     key: Key[Array, ""],
     denoiser: Denoiser,
@@ -156,10 +191,17 @@ def ddpm_sample(
     *,
     inject_noise: bool | Bool[Array, ""] = True,
     variance: Variance = "large",
+    steps: Steps | None = None,
+    spacing: Spacing = "trailing",
+    start: Float[Array, "batch *shape"] | None = None,
     every: int | None = None,
     first: int | Int[Array, ""] = 0,
 ) -> Float[Array, "batch *shape"] | tuple[Float[Array, "batch *shape"], Trajectory]:
-    """Ancestral sampling through every step of the schedule (Ho et al. 2020, algorithm 2).
+    """Ancestral sampling (Ho et al. 2020, algorithm 2), through every step of the schedule or fewer.
+
+    Fewer steps are those of the schedule that ``respace`` leaves. With the small variance that is DDIM
+    with eta 1, with the large one the sigma-hat of that paper's table 1: the noise of long steps is
+    then far too much.
 
     Args:
         key: sample i starts from, and is disturbed by, noise drawn with fold_in(key, i).
@@ -168,6 +210,9 @@ def ddpm_sample(
         shape: (batch, ...) of what is drawn.
         inject_noise: False leaves the fresh noise out, to see what it is for.
         variance: of the fresh noise, see ``reverse_variance``.
+        steps: how many times the denoiser is called, 1 to T, or at which indices; None is T.
+        spacing: which indices are visited if steps are fewer, see ``timesteps``.
+        start: x, shaped ``shape``, at the first index visited; None is pure noise.
         every: also return the Trajectory, with a frame at each ``every``-th step.
         first: the number of the first sample: draw 64 to 127 with first=64.
 
@@ -176,14 +221,19 @@ def ddpm_sample(
     """
     if variance not in ("large", "small"):
         raise ValueError(f"variance must be large or small; got {variance!r}")
+    ts, visited = np.arange(schedule.steps, dtype=np.int32)[::-1], schedule
+    if steps is not None:
+        ts = timesteps(schedule.steps, steps, spacing)
+        visited = respace(schedule, ts)
+    # Which step of the visited schedule starts at t.
+    place = jnp.zeros(schedule.steps, jnp.int32).at[ts].set(np.arange(len(ts))[::-1])
 
     def step(xt, t, t_next, eps, noise):
-        del t_next  # always t - 1
+        del t_next  # the place before this one
         noise = jnp.where(inject_noise, noise, 0.0)
-        return reverse_step(schedule, xt, t, eps, noise, variance)
+        return reverse_step(visited, xt, place[t], eps, noise, variance)
 
-    ts = np.arange(schedule.steps, dtype=np.int32)[::-1]
-    return _run(step, key, denoiser, schedule, shape, ts, every, first)
+    return _run(step, key, denoiser, schedule, shape, ts, every, first, start)
 
 
 @compiled_sampler("steps", "spacing")
@@ -193,25 +243,24 @@ def ddim_sample(
     schedule: Schedule,
     shape: tuple[int, ...],
     *,
-    steps: int = 50,
+    steps: Steps = 50,
     eta: float | Real[Array, ""] = 0.0,
     spacing: Spacing = "trailing",
+    start: Float[Array, "batch *shape"] | None = None,
     every: int | None = None,
     first: int | Int[Array, ""] = 0,
 ) -> Float[Array, "batch *shape"] | tuple[Float[Array, "batch *shape"], Trajectory]:
     """Sample in fewer, longer steps (Song et al. 2020).
 
     Args and result as in ``ddpm_sample``, and
-        steps: how many times the denoiser is called, 1 to T.
         eta: 0 injects no noise, 1 as much as DDPM.
-        spacing: which indices are visited, see ``timesteps``.
     """
     ts = timesteps(schedule.steps, steps, spacing)
 
     def step(xt, t, t_next, eps, noise):
         return ddim_step(schedule, xt, t, t_next, eps, noise, eta)
 
-    return _run(step, key, denoiser, schedule, shape, ts, every, first)
+    return _run(step, key, denoiser, schedule, shape, ts, every, first, start)
 
 
 def sample_noise(
@@ -226,7 +275,7 @@ def sample_noise(
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, k), rest))(keys)
 
 
-def _run(step, key, denoiser, schedule, shape, ts, every, first):
+def _run(step, key, denoiser, schedule, shape, ts, every, first, start):
     """Scan ``step`` over the descending indices ts, from noise drawn at the key of each sample."""
     batch = shape[0]
     draw = partial(sample_noise, key, shape, first)
@@ -242,9 +291,9 @@ def _run(step, key, denoiser, schedule, shape, ts, every, first):
         return (step(xt, ts, ts_next, eps, draw(i + 1)), frames), None
 
     count = -(-len(ts) // every) if every else 0
-    start = (draw(0), jnp.zeros((count, 2, *shape)))
+    carry = (draw(0) if start is None else start, jnp.zeros((count, 2, *shape)))
     indices = (jnp.arange(len(ts)), jnp.asarray(ts), jnp.append(jnp.asarray(ts[1:]), -1))
-    (x0, frames), _ = jax.lax.scan(body, start, indices)
+    (x0, frames), _ = jax.lax.scan(body, carry, indices)
     if not every:
         return x0
     return x0, Trajectory(t=jnp.asarray(ts[::every]), xt=frames[:, 0], x0=frames[:, 1])

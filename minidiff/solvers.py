@@ -8,7 +8,7 @@ This is the probability-flow equation (Song et al. 2021, https://arxiv.org/abs/2
 variables of Karras et al. 2022 (https://arxiv.org/abs/2206.00364). The denoiser is the slope, so any
 textbook solver is a sampler. Euler's method is DDIM with eta 0, seen from another side; Heun's method
 looks at the slope at both ends of a step; DPM-Solver++(2M) remembers the last predicted image instead.
-No noise is injected: the starting noise decides the image.
+No noise is injected: the starting noise decides the image. Only the ancestral method puts some in.
 """
 
 from typing import Literal
@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from minidiff.noising import Denoiser, Schedule, predict_x0
-from minidiff.sampling import Spacing, Trajectory, compiled_sampler, sample_noise, timesteps
+from minidiff.sampling import Spacing, Steps, Trajectory, compiled_sampler, sample_noise, timesteps
 
-Method = Literal["euler", "heun", "dpm++"]
+Method = Literal["euler", "heun", "dpm++", "ancestral"]
 Scalar = Float[Array, ""] | float
 
 
@@ -78,6 +78,24 @@ def dpm_solver_step(
     return shrink * y + (1 - shrink) * guess
 
 
+def ancestral_step(
+    y: Float[Array, "batch *shape"],
+    sigma: Scalar,
+    sigma_next: Scalar,
+    eps: Float[Array, "batch *shape"],
+    noise: Float[Array, "batch *shape"],
+) -> Float[Array, "batch *shape"]:
+    r"""Euler's step beyond sigma_next, to sigma_down, and fresh noise sigma_up to come back to it.
+
+    sigma_down = sigma_next^2 / sigma, and sigma_down^2 + sigma_up^2 = sigma_next^2, so that the fresh
+    noise is as much as the reverse of one noising step has (k-diffusion's Euler ancestral, see
+    https://github.com/crowsonkb/k-diffusion). It is ``ddim_step`` with eta 1 in other variables.
+    """
+    shrink = sigma_next / sigma
+    down, up = shrink * sigma_next, sigma_next * jnp.sqrt((1 - shrink) * (1 + shrink))
+    return euler_step(y, sigma, down, eps) + up * noise
+
+
 @compiled_sampler("method", "steps", "spacing")
 def ode_sample(
     key: Key[Array, ""],
@@ -86,27 +104,29 @@ def ode_sample(
     shape: tuple[int, ...],
     *,
     method: Method = "dpm++",
-    steps: int = 20,
+    steps: Steps = 20,
     spacing: Spacing = "trailing",
+    start: Float[Array, "batch *shape"] | None = None,
     every: int | None = None,
     first: int | Int[Array, ""] = 0,
 ) -> Float[Array, "batch *shape"] | tuple[Float[Array, "batch *shape"], Trajectory]:
     """Sample by solving the probability-flow equation.
 
     Args and result as in ``sampling.ddim_sample``, and
-        method: "euler", "heun" or "dpm++".
+        method: "euler", "heun", "dpm++", or "ancestral", which is no solver but ``ddim_sample`` with
+            eta 1, the same noise included: DDPM under its third name.
         steps: from noise to image. Heun calls the denoiser twice in each but the last.
 
     The last step, to the image itself, is Euler's in every method, since the slope there is not defined;
     it limits the order of the whole. Heun wants a schedule that ends well short of pure noise, as the
     linear one does (see ``heun_step``).
     """
-    if method not in ("euler", "heun", "dpm++"):
-        raise ValueError(f"method must be euler, heun or dpm++; got {method!r}")
+    if method not in ("euler", "heun", "dpm++", "ancestral"):
+        raise ValueError(f"method must be euler, heun, dpm++ or ancestral; got {method!r}")
     ts = timesteps(schedule.steps, steps, spacing)
     sigma = sigmas(schedule, ts)
     batch = shape[0]
-    noise = sample_noise(key, shape, first, 0)
+    start = sample_noise(key, shape, first, 0) if start is None else start
 
     def call(y, sigma, t):
         """What the denoiser says at y: (x_t, eps, x0)."""
@@ -116,10 +136,13 @@ def ode_sample(
 
     def body(carry, this):
         y, x0_before = carry
-        t, t_next, before, now, after = this
+        i, t, t_next, before, now, after = this
         xt, eps, x0 = call(y, now, t)
         if method == "dpm++":
             moved = dpm_solver_step(y, before, now, after, x0_before, x0)
+        elif method == "ancestral":
+            noise = sample_noise(key, shape, first, i + 1)
+            moved = ancestral_step(y, now, after, eps, noise)
         else:
             moved = euler_step(y, now, after, eps)
         if method == "heun":
@@ -130,9 +153,10 @@ def ode_sample(
             moved = jax.lax.cond(after > 0, correct, lambda moved: moved, moved)
         return (moved, x0), (xt, x0) if every else None
 
-    # y at the start: x_t is nearly pure noise, of variance 1 as every x_t; sigma is what y has more.
-    start = noise * jnp.sqrt(1 + sigma[0] ** 2)
+    # y at the start: divided by sqrt(alpha_bar), which is 1 / sqrt(1 + sigma^2).
+    start = start * jnp.sqrt(1 + sigma[0] ** 2)
     indices = (
+        jnp.arange(steps),
         jnp.asarray(ts),
         jnp.append(jnp.asarray(ts[1:]), 0),
         jnp.append(sigma[0], sigma[:-2]),  # before the first step: itself, so nothing is remembered

@@ -424,3 +424,37 @@ def check_trajectory(m):
             np.testing.assert_allclose(again, xt, atol=1e-5)
     assert frames.t[-1] == 0
     np.testing.assert_allclose(frames.x0[-1], x, atol=1e-5)  # the last step is to the image
+
+
+# minidiff.noising, once more: schedules that end in nothing but noise
+
+
+def check_flow_schedule(m):
+    """At step i the straight path is at (i + 1) / T, but for the last."""
+    for steps in (1, 2, 10, 1000, 2048):
+        schedule = m.flow_schedule(steps)
+        assert schedule.steps == steps
+        s = np.array([(i + 1) / steps for i in range(steps - 1)])
+        expected = 1 / (1 + (s / (1 - s)) ** 2)
+        np.testing.assert_allclose(schedule.alpha_bar[:-1], expected, rtol=2e-7)
+        np.testing.assert_allclose(schedule.alpha_bar[-1], 2.0**-24, rtol=2e-7)
+        _, alpha_bar, before = float64(schedule)
+        np.testing.assert_allclose(schedule.beta, 1 - alpha_bar / before, rtol=1e-5, atol=1e-7)
+
+
+def check_zero_terminal_snr(m):
+    """The root of alpha_bar keeps its shape and its first value; the last is all but 0."""
+    for make in (m.cosine_schedule, m.linear_schedule):
+        for steps in (10, 1000):
+            old, new = make(steps), m.zero_terminal_snr(make(steps))
+            root = np.sqrt(np.asarray(old.alpha_bar, np.float64))
+            share = (root - root[-1]) / (root[0] - root[-1])  # 1 at the image, 0 at the noise
+            expected = (share * root[0]) ** 2
+            np.testing.assert_allclose(new.alpha_bar[:-1], expected[:-1], rtol=1e-5)
+            # The linear schedule's last step but one keeps 4e-9, and the last must keep less.
+            end = 2.0**-24 if expected[-2] > 2.0**-24 else expected[-2] / 4
+            np.testing.assert_allclose(new.alpha_bar[-1], end, rtol=1e-5)
+            beta, alpha_bar, before = float64(new)
+            assert ((beta > 0) & (beta < 1)).all()
+            assert (alpha_bar < before).all()
+            np.testing.assert_allclose(running_product(beta), alpha_bar, rtol=1e-5, atol=2e-7)

@@ -11,7 +11,9 @@ import types
 import oracles
 import pytest
 import test_clip
+import test_guidance
 import test_metrics
+import test_objectives
 import test_retrieval
 import test_text
 import test_transformer
@@ -19,11 +21,22 @@ import test_vit
 from test_noising import CHECKS as NOISING_CHECKS
 from test_sampling import CHECKS as SAMPLING_CHECKS
 
-from minidiff import clip, metrics, noising, retrieval, sampling, text, transformer, vit
+from minidiff import (
+    clip,
+    guidance,
+    metrics,
+    noising,
+    objectives,
+    retrieval,
+    sampling,
+    text,
+    transformer,
+    vit,
+)
 
 ROOT_NOISE = "return jnp.sqrt(alpha_bar), jnp.sqrt(1 - alpha_bar)"
 ROOT_STD = "jnp.where(t > 0, jnp.sqrt(reverse_variance(schedule, t, variance)), 0.0)"
-MEAN = "(xt - beta / noise * eps) / jnp.sqrt(1 - beta)"
+MEAN = "(xt - beta / noise * eps) * jnp.sqrt(before) / signal"
 JUMP = "    signal, noise = signal_and_noise(schedule, t, x0)\n    return signal * x0 + noise * eps"
 
 MUTANTS = {
@@ -118,6 +131,210 @@ MUTANTS = {
         "jnp.where(is_first, x0, noised)",
         "noised",
         oracles.check_single_step_loss,
+    ),
+    "flow schedule: one step behind": (
+        noising,
+        "np.arange(1, steps + 1) / steps",
+        "np.arange(steps) / steps + 0.5 / steps",
+        oracles.check_flow_schedule,
+    ),
+    "flow schedule: s for alpha_bar": (
+        noising,
+        "np.sqrt((1 - s) ** 2 + s**2)",
+        "np.sqrt((1 - s) + s)",
+        oracles.check_flow_schedule,
+    ),
+    "zero SNR: shifted, not scaled back": (
+        noising,
+        "(signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])",
+        "signal - signal[-1]",
+        oracles.check_zero_terminal_snr,
+    ),
+    "zero SNR: alpha_bar for its root": (
+        noising,
+        "signal = np.sqrt(np.asarray(schedule.alpha_bar, np.float64))",
+        "signal = np.asarray(schedule.alpha_bar, np.float64)",
+        oracles.check_zero_terminal_snr,
+    ),
+    "zero SNR: the end left where it was": (
+        noising,
+        "signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])",
+        "signal = signal * 1",
+        oracles.check_zero_terminal_snr,
+    ),
+    "flow: s without its sum": (
+        objectives,
+        "return noise / (signal + noise)",
+        "return noise",
+        test_objectives.check_flow,
+    ),
+    "flow: s is the signal's share": (
+        objectives,
+        "s, xs = noise / (signal + noise)",
+        "s, xs = signal / (signal + noise)",
+        test_objectives.check_flow,
+    ),
+    "flow: velocity from noise to image": (
+        objectives,
+        "return eps - x0",
+        "return x0 - eps",
+        test_objectives.check_flow,
+    ),
+    "flow: x_t for x_s": (
+        objectives,
+        "xt / (signal + noise)",
+        "xt",
+        test_objectives.check_flow,
+    ),
+    "weight of x0: the other way round": (
+        objectives,
+        "return 1 / snr",
+        "return snr",
+        test_objectives.check_weights,
+    ),
+    "weight of v: 1 / snr": (
+        objectives,
+        "return 1 / schedule.alpha_bar",
+        "return 1 / snr",
+        test_objectives.check_weights,
+    ),
+    "weight of the velocity: not squared": (
+        objectives,
+        "return jnp.square(1 + 1 / jnp.sqrt(snr))",
+        "return 1 + 1 / jnp.sqrt(snr)",
+        test_objectives.check_weights,
+    ),
+    "weight of the velocity: snr for its root": (
+        objectives,
+        "return jnp.square(1 + 1 / jnp.sqrt(snr))",
+        "return jnp.square(1 + 1 / snr)",
+        test_objectives.check_weights,
+    ),
+    "weight of eps: that of x0": (
+        objectives,
+        "return jnp.ones_like(snr)",
+        "return 1 / snr",
+        test_objectives.check_weights,
+    ),
+    "min-SNR: upside down": (
+        objectives,
+        "return jnp.minimum(snr, gamma) / snr",
+        "return snr / jnp.minimum(snr, gamma)",
+        test_objectives.check_min_snr,
+    ),
+    "min-SNR: for a network that predicts x0": (
+        objectives,
+        "return jnp.minimum(snr, gamma) / snr",
+        "return jnp.minimum(snr, gamma)",
+        test_objectives.check_min_snr,
+    ),
+    "min-SNR: max": (
+        objectives,
+        "jnp.minimum(snr, gamma)",
+        "jnp.maximum(snr, gamma)",
+        test_objectives.check_min_snr,
+    ),
+    "FromVelocity: sign": (
+        guidance,
+        "return from_velocity(self.schedule, xt, t, u)[1]",
+        "return from_velocity(self.schedule, xt, t, -u)[1]",
+        test_guidance.check_other_targets,
+    ),
+    "FromVelocity: the image for the noise": (
+        guidance,
+        "return from_velocity(self.schedule, xt, t, u)[1]",
+        "return from_velocity(self.schedule, xt, t, u)[0]",
+        test_guidance.check_other_targets,
+    ),
+    "FromVelocity: network told x_t": (
+        guidance,
+        "self.network(xt / (signal + noise), t, *condition)",
+        "self.network(xt, t, *condition)",
+        test_guidance.check_other_targets,
+    ),
+    "FromX0: x0 for eps": (
+        guidance,
+        "return predict_eps(self.schedule, xt, t, x0)",
+        "return x0",
+        test_guidance.check_other_targets,
+    ),
+    "ClassifierFree: interval ignored": (
+        guidance,
+        "jnp.where(guided, self.scale, 1.0)",
+        "jnp.where(guided | True, self.scale, 1.0)",
+        test_guidance.check_interval,
+    ),
+    "ClassifierFree: nothing outside of the interval": (
+        guidance,
+        "jnp.where(guided, self.scale, 1.0)",
+        "jnp.where(guided, self.scale, 0.0)",
+        test_guidance.check_interval,
+    ),
+    "ClassifierFree: last step left out": (
+        guidance,
+        "(t <= self.last)",
+        "(t < self.last)",
+        test_guidance.check_interval,
+    ),
+    "Inpaint: mask the other way round": (
+        guidance,
+        "mask * known + (1 - mask) * x0",
+        "(1 - mask) * known + mask * x0",
+        test_guidance.check_inpaint,
+    ),
+    "Inpaint: eps not corrected": (
+        guidance,
+        "return predict_eps(guided.schedule, xt, t, change(x0))",
+        "return eps",
+        test_guidance.check_inpaint,
+    ),
+    "DynamicThreshold: one threshold for the batch": (
+        guidance,
+        "self.percentile, axis=1)",
+        "self.percentile) * jnp.ones(len(x0))",
+        test_guidance.check_dynamic_threshold,
+    ),
+    "DynamicThreshold: small images blown up": (
+        guidance,
+        "jnp.maximum(size, 1.0)",
+        "size",
+        test_guidance.check_dynamic_threshold,
+    ),
+    "DynamicThreshold: not divided": (
+        guidance,
+        "return jnp.clip(x0, -most, most) / most",
+        "return jnp.clip(x0, -most, most)",
+        test_guidance.check_dynamic_threshold,
+    ),
+    "ClipGuided: sign": (
+        guidance,
+        "return eps - change",
+        "return eps + change",
+        test_guidance.check_clip_guided,
+    ),
+    "ClipGuided: noise forgotten": (
+        guidance,
+        "change = self.scale * noise * gradient",
+        "change = self.scale * gradient",
+        test_guidance.check_clip_guided,
+    ),
+    "ClipGuided: through and around exchanged": (
+        guidance,
+        "if self.through else around",
+        "if not self.through else self.denoiser(jax.lax.stop_gradient(xt), t)",
+        test_guidance.check_clip_guided,
+    ),
+    "ClipGuided: limit on eps alone": (
+        guidance,
+        "most = self.limit * signal",
+        "most = self.limit",
+        test_guidance.check_limit,
+    ),
+    "ClipGuided: limit for the whole batch": (
+        guidance,
+        "tuple(range(1, xt.ndim))",
+        "tuple(range(xt.ndim))",
+        test_guidance.check_limit,
     ),
     "noise on the last step": (
         sampling,
@@ -411,6 +628,8 @@ MUTANTS = {
 
 CHECKS = {
     noising: NOISING_CHECKS,
+    objectives: test_objectives.CHECKS,
+    guidance: test_guidance.CHECKS,
     sampling: SAMPLING_CHECKS,
     transformer: test_transformer.CHECKS,
     vit: test_vit.CHECKS,

@@ -16,10 +16,12 @@ from minidiff.noising import (
     Schedule,
     add_noise,
     cosine_schedule,
+    flow_schedule,
     from_v,
     linear_schedule,
     noise_step,
     to_v,
+    zero_terminal_snr,
 )
 
 noise_loss = jax.jit(noising.noise_loss)
@@ -33,6 +35,8 @@ CHECKS = [
     oracles.check_v_of_the_paper,
     oracles.check_noise_loss,
     oracles.check_single_step_loss,
+    oracles.check_flow_schedule,
+    oracles.check_zero_terminal_snr,
 ]
 
 
@@ -49,7 +53,7 @@ def last_step(schedule, std):
 
 
 @pytest.mark.parametrize("steps", [1, 7, 1000])
-@pytest.mark.parametrize("make", [linear_schedule, cosine_schedule])
+@pytest.mark.parametrize("make", [linear_schedule, cosine_schedule, flow_schedule])
 def test_a_schedule_only_destroys(make, steps):
     schedule = make(steps)
     beta, alpha_bar, before = oracles.float64(schedule)
@@ -68,8 +72,36 @@ def test_a_beta_that_is_no_variance_is_refused(beta):
         Schedule.from_beta(np.array(beta))
 
 
+@pytest.mark.parametrize("alpha_bar", [[], [1.0], [0.5, 0.5], [0.5, 0.6], [0.5, 0.0], [np.nan]])
+def test_an_alpha_bar_that_does_not_fall_is_refused(alpha_bar):
+    with pytest.raises(ValueError, match="beta"):
+        Schedule.from_alpha_bar(np.array(alpha_bar))
+
+
+def test_a_schedule_is_its_alpha_bar():
+    beta, alpha_bar, _ = oracles.float64(linear_schedule())
+    found = Schedule.from_alpha_bar(alpha_bar)
+    np.testing.assert_allclose(found.alpha_bar, alpha_bar, rtol=1e-7)
+    np.testing.assert_allclose(found.beta, beta, atol=2e-7)  # alpha_bar was rounded
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2049])
+def test_a_flow_with_too_many_steps_for_float32_is_refused(steps):
+    with pytest.raises(ValueError, match="between 1 and 2048"):
+        flow_schedule(steps)
+
+
+def test_one_step_has_no_terminal():
+    with pytest.raises(ValueError, match="one step"):
+        zero_terminal_snr(linear_schedule(1))
+
+
+def to_the_end(steps):
+    return zero_terminal_snr(linear_schedule(steps))
+
+
 @pytest.mark.parametrize("shape", [(), (3,), (4, 4, 3)], ids=str)
-@pytest.mark.parametrize("make", [linear_schedule, cosine_schedule])
+@pytest.mark.parametrize("make", [linear_schedule, cosine_schedule, flow_schedule, to_the_end])
 @settings(max_examples=10)
 @given(data=st.data())
 def test_round_trips(make, shape, data):

@@ -1,5 +1,8 @@
 """The reverse step and both samplers, against ideal denoisers whose results are known exactly."""
 
+from functools import partial
+from itertools import pairwise
+
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -11,8 +14,89 @@ from jaxtyping import TypeCheckError
 
 from minidiff import sampling
 from minidiff.guidance import ClipX0
-from minidiff.noising import linear_schedule
-from minidiff.sampling import ddim_sample, ddpm_sample, timesteps
+from minidiff.noising import cosine_schedule, linear_schedule
+from minidiff.sampling import (
+    ddim_sample,
+    ddpm_sample,
+    respace,
+    reverse_step,
+    sample_noise,
+    timesteps,
+)
+
+
+def check_respace(m):
+    """beta and alpha_bar of the steps that are left, against float64."""
+    every, beta = np.arange(1000), np.array(oracles.linear_beta(1000))
+    alpha_bar = oracles.running_product(beta)
+    same = m.respace(linear_schedule(), every[::-1])
+    np.testing.assert_allclose(same.beta, beta, rtol=6e-7)
+    np.testing.assert_allclose(same.alpha_bar, alpha_bar, rtol=2e-7)
+    for ts in ([999, 749, 499, 249], [0, 1, 5, 6, 7, 400], [3]):
+        found, ts = m.respace(linear_schedule(), np.array(ts)), np.sort(ts)
+        kept = alpha_bar[ts] / np.append(1.0, alpha_bar[ts][:-1])
+        np.testing.assert_allclose(found.beta, 1 - kept, rtol=6e-7)
+        np.testing.assert_allclose(found.alpha_bar, alpha_bar[ts], rtol=2e-7)
+    # A step so long that beta is 1 in float32, and 1 - beta would be 0 instead of 2e-9.
+    far = m.respace(cosine_schedule(), np.array([99, 999]))
+    image = jnp.sqrt(far.alpha_bar[1:])  # without noise, so it must come back at its strength
+    mean = m.reverse_mean(far, image, jnp.array([1]), 0 * image)
+    np.testing.assert_allclose(mean, jnp.sqrt(far.alpha_bar[:1]), rtol=1e-6)
+
+
+def check_few_steps_with_small_variance_are_ddim(m):
+    """With eta 1, and the same noise."""
+    for schedule, settings, close in (
+        (linear_schedule(), {"steps": 10}, 1e-5),
+        (linear_schedule(), {"steps": 11, "spacing": "leading"}, 1e-5),
+        (cosine_schedule(), {"steps": 10}, 3e-4),
+    ):
+        denoiser = oracles.ideal(schedule, -1.0, 1.0, std=0.1)
+        ddpm = m.ddpm_sample(KEY, denoiser, schedule, (4, 16), variance="small", **settings)
+        ddim = m.ddim_sample(KEY, denoiser, schedule, (4, 16), eta=1.0, **settings)
+        np.testing.assert_allclose(ddpm, ddim, atol=close)
+
+
+def check_few_steps_with_large_variance(m):
+    """Sigma-hat: from x0 = 0 known for certain, a step leaves sqrt(beta') of the fresh noise.
+
+    What the DDIM paper's table 1 shows (367 against 41 at 10 steps): the noise of the step before the
+    last is far more than x should have there, and it is not taken out again.
+    """
+    schedule = linear_schedule()
+    zero = oracles.ideal(schedule, 0.0, std=0.0)
+    spread = {}
+    for variance in ("large", "small"):
+        _, frames = m.ddpm_sample(
+            KEY, zero, schedule, oracles.SHAPE, variance=variance, steps=10, every=1
+        )
+        spread[variance] = np.asarray(frames.xt, np.float64).std((1, 2))
+    alpha_bar = oracles.running_product(oracles.linear_beta(1000))[99::100][::-1]
+    np.testing.assert_allclose(spread["small"], np.sqrt(1 - alpha_bar), rtol=0.03)
+    exact = [1.0]
+    for now, after in pairwise(alpha_bar):
+        kept = np.sqrt(now / after) * (1 - after) / (1 - now)  # equation 7's share of x_t
+        exact.append(np.sqrt((kept * exact[-1]) ** 2 + 1 - now / after))
+    np.testing.assert_allclose(spread["large"], exact, rtol=0.03)
+    assert exact[-1] > 1.2 * np.sqrt(1 - alpha_bar[-1])
+
+
+def check_start(m):
+    """Noise number 0 given as the start changes nothing; from halfway it is the second half."""
+    schedule = linear_schedule(20, 1e-3, 0.3)
+    denoiser, shape = oracles.ideal(schedule, -1.0, 1.0, std=0.1), (3, 5)
+    noise = m.sample_noise(KEY, shape, 0, 0)
+    for sample in (m.ddpm_sample, partial(m.ddim_sample, steps=20)):
+        plain, frames = sample(KEY, denoiser, schedule, shape, every=8)
+        given, _ = sample(KEY, denoiser, schedule, shape, every=8, start=noise)
+        np.testing.assert_allclose(given, plain, atol=1e-6)
+        other, _ = sample(KEY, denoiser, schedule, shape, every=8, start=-noise)
+        assert jnp.abs(other - plain).max() > 0.1
+    assert frames.t[1] == 11
+    rest = jax.tree.map(lambda values: values[:12], schedule)
+    half = m.ddim_sample(KEY, denoiser, rest, shape, steps=12, start=frames.xt[1])
+    np.testing.assert_allclose(half, plain, atol=1e-5)
+
 
 CHECKS = [
     oracles.check_posterior,
@@ -27,6 +111,10 @@ CHECKS = [
     oracles.check_keys,
     oracles.check_noise_is_fresh,
     oracles.check_trajectory,
+    check_respace,
+    check_few_steps_with_small_variance_are_ddim,
+    check_few_steps_with_large_variance,
+    check_start,
 ]
 KEY = jax.random.key(0)
 SHORT = linear_schedule(6, 0.05, 0.5)
@@ -73,6 +161,59 @@ def test_a_number_of_steps_out_of_range_is_refused(steps):
         timesteps(6, steps)
     with pytest.raises(ValueError, match=f"between 1 and 6.*got {steps}"):
         ddim_sample(KEY, oracles.zero, SHORT, SHAPE, steps=steps)
+    with pytest.raises(ValueError, match=f"between 1 and 6.*got {steps}"):
+        ddpm_sample(KEY, oracles.zero, SHORT, SHAPE, steps=steps)
+
+
+@given(st.data())
+def test_a_respaced_schedule_is_a_schedule(data):
+    schedule = data.draw(st.sampled_from([linear_schedule(50), cosine_schedule(50)]))
+    ts = data.draw(st.lists(st.integers(0, 48), min_size=3, max_size=3, unique=True))
+    found = respace(schedule, np.array([*ts, 49]))
+    assert found.steps == 4
+    assert (found.beta > 0).all()
+    _, alpha_bar, before = oracles.float64(found)
+    np.testing.assert_allclose(found.beta, 1 - alpha_bar / before, atol=3e-7)
+
+
+@pytest.mark.parametrize("ts", [[], [6], [-1, 2], [3, 3]])
+def test_respacing_to_what_is_not_there_is_refused(ts):
+    with pytest.raises(ValueError, match="indices below 6, each once"):
+        respace(SHORT, np.array(ts, int))
+
+
+def test_respacing_can_be_traced():
+    ts = timesteps(6, 3)
+    found = jax.jit(lambda schedule: respace(schedule, ts))(SHORT)
+    np.testing.assert_allclose(found.beta, respace(SHORT, ts).beta, rtol=1e-6)
+
+
+@pytest.mark.parametrize("variance", ["large", "small"])
+def test_ddpm_is_its_steps_one_after_the_other(variance):
+    """In a plain loop with the numbered noises; and steps=T is the same as none given."""
+    xt = sample_noise(KEY, SHAPE, 0, 0)
+    for k, t in enumerate(range(5, -1, -1)):
+        ts = jnp.full(SHAPE[0], t)
+        xt = reverse_step(SHORT, xt, ts, 0.5 * xt, sample_noise(KEY, SHAPE, 0, k + 1), variance)
+    for steps in (None, 6):
+        found = ddpm_sample(KEY, half, SHORT, SHAPE, variance=variance, steps=steps)
+        np.testing.assert_allclose(found, xt, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sample", [ddpm_sample, ddim_sample])
+def test_a_start_of_another_shape_is_refused(sample):
+    with pytest.raises(ValueError, match=r"start must be shaped \(2, 3\); got \(1, 3\)"):
+        sample(KEY, half, SHORT, SHAPE, steps=3, start=jnp.zeros((1, 3)))
+
+
+@pytest.mark.parametrize("variance", ["large", "small"])
+def test_lowers_for_accelerators(variance):
+    def sample(key, schedule, start):
+        settings = {"steps": 3, "variance": variance, "start": start}
+        return ddpm_sample(key, half, schedule, SHAPE, **settings)
+
+    exported = jax.export.export(jax.jit(sample), platforms=["cuda", "tpu"])
+    exported(KEY, SHORT, jnp.zeros(SHAPE))
 
 
 def shrink(strength, xt, t):

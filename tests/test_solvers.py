@@ -9,12 +9,21 @@ import pytest
 from jaxtyping import TypeCheckError
 from oracles import KEY, Ideal
 
+from minidiff import solvers
 from minidiff.noising import cosine_schedule, linear_schedule
 from minidiff.sampling import ddim_sample, sample_noise
-from minidiff.solvers import dpm_solver_step, euler_step, heun_step, ode_sample, sigmas
+from minidiff.solvers import (
+    ancestral_step,
+    dpm_solver_step,
+    euler_step,
+    heun_step,
+    ode_sample,
+    sigmas,
+)
 
 MEAN, STD = 0.7, 0.5
-METHODS = ("euler", "heun", "dpm++")
+METHODS = ("euler", "heun", "dpm++")  # that solve the equation
+ALL = (*METHODS, "ancestral")
 SHAPE = (4, 64)
 
 
@@ -84,6 +93,57 @@ def test_euler_is_ddim(spacing):
     np.testing.assert_allclose(ours, ddim, atol=2e-4)
 
 
+def check_ancestral_is_ddim_with_eta_1(m):
+    schedule = linear_schedule()
+    denoiser = Ideal(schedule, jnp.array([-1.0, 1.0]), 0.1)
+    settings = {"steps": 9, "spacing": "linspace", "first": 3, "every": 4}
+    ours, a = m.ode_sample(KEY, denoiser, schedule, SHAPE, method="ancestral", **settings)
+    ddim, b = ddim_sample(KEY, denoiser, schedule, SHAPE, eta=1.0, **settings)
+    np.testing.assert_array_equal(a.t, b.t)
+    np.testing.assert_allclose(a.xt, b.xt, atol=5e-5)
+    np.testing.assert_allclose(ours, ddim, atol=5e-5)
+
+
+def check_start(m):
+    """Noise number 0 given as the start changes nothing; from halfway it is the second half."""
+    schedule = linear_schedule(20, 1e-3, 0.3)
+    denoiser, shape = gaussian(schedule), (3, 5)
+    noise = sample_noise(KEY, shape, 0, 0)
+    settings = {"method": "heun", "steps": 20, "every": 8}
+    plain, frames = m.ode_sample(KEY, denoiser, schedule, shape, **settings)
+    given, _ = m.ode_sample(KEY, denoiser, schedule, shape, start=noise, **settings)
+    np.testing.assert_allclose(given, plain, atol=1e-6)
+    rest = jax.tree.map(lambda values: values[:12], schedule)
+    settings = {"method": "heun", "steps": 12, "start": frames.xt[1]}
+    half = m.ode_sample(KEY, denoiser, rest, shape, **settings)
+    np.testing.assert_allclose(half, plain, atol=1e-5)
+
+
+CHECKS = [check_ancestral_is_ddim_with_eta_1, check_start]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_oracle(check):
+    check(solvers)
+
+
+def test_the_ancestral_step_keeps_the_spread():
+    """sigma_down and sigma_up are the sides of a right angle; at the end there is no noise."""
+    one, none = jnp.ones((1, 1)), jnp.zeros((1, 1))
+    for sigma, after in ((150.0, 20.0), (1.0, 0.9), (0.5, 0.01)):
+        down = ancestral_step(sigma * one, sigma, after, one, none)
+        up = ancestral_step(none, sigma, after, none, one)
+        assert float(down[0, 0]) == pytest.approx(after**2 / sigma, rel=1e-4, abs=1e-5)
+        assert float(jnp.hypot(down, up)[0, 0]) == pytest.approx(after, rel=1e-5)
+    np.testing.assert_allclose(ancestral_step(one, 0.5, 0.0, 3 * one, 9 * one), -0.5)
+
+
+def test_a_start_of_another_shape_is_refused():
+    schedule = cosine_schedule(10)
+    with pytest.raises(ValueError, match=r"start must be shaped \(4, 64\); got \(4, 63\)"):
+        ode_sample(KEY, gaussian(schedule), schedule, SHAPE, steps=2, start=jnp.zeros((4, 63)))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_all_noise_becomes_data(method):
     """Two modes come out at the two modes."""
@@ -94,7 +154,7 @@ def test_all_noise_becomes_data(method):
     assert np.mean(np.abs(np.abs(found) - 1) < 0.2) > 0.97
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL)
 def test_a_sample_does_not_depend_on_its_batch(method):
     schedule = linear_schedule(100, 1e-3, 0.2)
     denoiser = gaussian(schedule)
@@ -104,7 +164,7 @@ def test_a_sample_does_not_depend_on_its_batch(method):
     np.testing.assert_allclose(together[3:4], alone, atol=2e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL)
 def test_trajectory(method):
     schedule = cosine_schedule(100)
     denoiser = gaussian(schedule)
@@ -149,7 +209,7 @@ def test_what_it_does_not_know_is_refused():
         ode_sample(KEY, gaussian(schedule), schedule, SHAPE, steps=11)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL)
 def test_lowers_for_accelerators(method):
     schedule = cosine_schedule(10)
 
