@@ -17,6 +17,8 @@ from minidiff.weights.files import (
 
 # A training run needs no other library's names, nor the networks that they belong to.
 _LAZY = dict.fromkeys(("load_clip", "save_clip", "load_tokenizer"), "clip")
+_LAZY |= dict.fromkeys(("load_unet", "save_unet"), "unet")
+_LAZY |= dict.fromkeys(("read_scheduler", "write_scheduler"), "scheduler")
 
 __all__ = [
     "LISTED",
@@ -26,11 +28,15 @@ __all__ = [
     "load_arrays",
     "load_clip",
     "load_tokenizer",
+    "load_unet",
+    "read_scheduler",
     "remove_leftovers",
     "save",
     "save_clip",
+    "save_unet",
     "unflatten",
     "write_atomically",
+    "write_scheduler",
 ]
 
 

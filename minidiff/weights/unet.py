@@ -1,0 +1,195 @@
+"""The U-Net in and out of diffusers' folders.
+
+Names, settings and defaults are those of diffusers' ``UNet2DModel`` and ``UNet2DConditionModel``.
+"""
+
+import functools
+import json
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import safetensors.numpy
+
+from minidiff.blocks import ResBlock, SpatialAttention, SpatialTransformer
+from minidiff.errors import InputError
+from minidiff.unet import UNet, UNetConfig
+from minidiff.weights.files import write_together
+from minidiff.weights.folders import Settings, read_json, weight_files
+from minidiff.weights.mapping import CONV, Entry, Layout, linear, norm, open_tensors, read, write
+from minidiff.weights.unet_settings import read_config, settings
+
+MOST_SIDE = 2**16
+STEM = "diffusion_pytorch_model"
+# A Linear of ours as the kernel of a convolution that looks at one pixel.
+PIXEL = Layout(lambda x: np.transpose(x)[:, :, None, None], lambda x: np.transpose(x[:, :, 0, 0]))
+# Attention without text in files from before diffusers 0.15.
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+OLD = re.compile(rf"(\.attentions\.\d+)\.({'|'.join(OLD_NAMES)})(?=\.(weight|bias)$)")
+
+
+def load_unet(path: Path | str) -> UNet:
+    """A U-Net, in float32, from a diffusers folder, or from a pipeline's folder with unet/ inside.
+
+    Call it as ``unet(x, t)`` or, if it looks at a text, ``unet(x, t, states)``. The folder holds
+    config.json, of a UNet2DModel or UNet2DConditionModel, and diffusion_pytorch_model.safetensors
+    (its shards, or the only variant there, such as fp16); ``path`` may be one of several variants.
+    A class embedding of the kind "simple_projection" is ours of the whole text: ``config.pooled``.
+
+    InputError if the path is no such thing, if a setting asks for a part that our U-Net has not,
+    and if tensors are missing, unexpected or of another shape, which it names; then nothing is
+    loaded. Pickled weights are not read.
+    """
+    path = _place(path)
+    files = weight_files(path, STEM)
+    folder = path if path.is_dir() else path.parent
+    config, linear_projection = read_config(folder)
+    try:
+        template = _template(config)
+    except ValueError as error:  # sizes that do not fit each other
+        raise InputError(f"{folder / 'config.json'}: {error}") from None
+    with open_tensors(files) as tensors:
+        named = {}
+        for name, tensor in tensors.items():
+            new = OLD.sub(lambda found: f"{found[1]}.{OLD_NAMES[found[2]]}", name)
+            named[name if new in tensors else new] = tensor
+        return read(entries(template, linear_projection), template, named, path)
+
+
+def image_side(path: Path | str) -> int | None:
+    """The side of the images, or latents, of the U-Net in a folder; none if it does not say.
+
+    ``path`` as of load_unet. InputError if the settings cannot be read, or images are no squares.
+    """
+    path = _place(path)
+    path = (path if path.is_dir() else path.parent) / "config.json"
+    facts = read_json(path)
+    side = facts.get("sample_size")
+    sides = side if isinstance(side, list) and len(side) == 2 else [side]
+    if side is None:
+        return None
+    if any(type(n) is not int or not 1 <= n <= MOST_SIDE or n != sides[0] for n in sides):
+        wanted = f"a whole number from 1 to {MOST_SIDE}"
+        raise Settings(facts, str(path)).wrong("sample_size", side, wanted)
+    return sides[0]
+
+
+def save_unet(unet: UNet, folder: Path | str, *, side: int | None = None) -> None:
+    """Write a folder that diffusers' from_pretrained loads, and load_unet.
+
+    It is a UNet2DConditionModel if the network looks at a text, else a UNet2DModel. ``side`` of its
+    images is noted if given: diffusers' pipelines sample that size.
+
+    InputError for what diffusers has no settings for: patches, a pooled text without states, heads
+    of several widths without text, parts that differ from ``unet.config``. OSError where a file
+    cannot be written. An older model in the folder is replaced only when the new one is whole.
+    """
+    facts = settings(unet.config, side)
+    template = _template(unet.config)
+    if jax.tree.structure(unet) != jax.tree.structure(template) or any(
+        x.shape != y.shape for x, y in zip(*map(jax.tree.leaves, (unet, template)), strict=True)
+    ):
+        raise InputError(
+            "the parts of this U-Net are not what its config says: diffusers needs that"
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = write(entries(template), unet)
+    contents = {
+        f"{STEM}.safetensors": safetensors.numpy.save(tensors, {"format": "pt"}),
+        "config.json": (json.dumps(facts, indent=2) + "\n").encode(),  # the seal
+    }
+    write_together(folder, contents)
+
+
+def _place(path: Path | str) -> Path:
+    """Where the network lies, in the folder of a pipeline too."""
+    path = Path(path)
+    inside = (path / "unet").is_dir() and not (path / "config.json").exists()
+    return path / "unet" if inside else path
+
+
+def _template(config: UNetConfig) -> UNet:
+    return jax.eval_shape(functools.partial(UNet.init, config=config), jax.random.key(0))
+
+
+def entries(unet: UNet, linear_projection: bool = False) -> list[Entry]:
+    """Where each tensor of a network (its shapes suffice) belongs.
+
+    ``linear_projection``: its transformers begin and end in a Linear, not in a convolution.
+    """
+    found = [
+        *linear("time_embedding.linear_1", "time1"),
+        *linear("time_embedding.linear_2", "time2"),
+        *(linear("class_embedding", "pooled") if unet.pooled else []),
+        *_conv("conv_in", "conv_in"),
+        *norm("conv_norm_out", "norm_out"),
+        *_conv("conv_out", "conv_out"),
+    ]
+    first, look, second = unet.middle
+    found += _res_block("mid_block.resnets.0", "middle.0", first)
+    found += _look("mid_block.attentions.0", "middle.1", look, linear_projection)
+    found += _res_block("mid_block.resnets.1", "middle.2", second)
+    for side in ("down", "up"):
+        for n, level in enumerate(getattr(unet, side)):
+            theirs, ours = f"{side}_blocks.{n}", f"{side}.{n}"
+            for i, block in enumerate(level.blocks):
+                found += _res_block(f"{theirs}.resnets.{i}", f"{ours}.blocks.{i}", block)
+            for i, look in enumerate(level.attention):
+                names = f"{theirs}.attentions.{i}", f"{ours}.attention.{i}"
+                found += _look(*names, look, linear_projection)
+            if level.resample:
+                found += _conv(f"{theirs}.{side}samplers.0.conv", f"{ours}.resample")
+    return found
+
+
+def _conv(name: str, path: str, layout: Layout = CONV) -> list[Entry]:
+    return [
+        Entry(f"{name}.weight", (f"{path}.weight",), layout),
+        Entry(f"{name}.bias", (f"{path}.bias",)),
+    ]
+
+
+def _res_block(name: str, path: str, block: ResBlock) -> list[Entry]:
+    return [
+        *norm(f"{name}.norm1", f"{path}.norm1"),
+        *_conv(f"{name}.conv1", f"{path}.conv1"),
+        *linear(f"{name}.time_emb_proj", f"{path}.time"),
+        *norm(f"{name}.norm2", f"{path}.norm2"),
+        *_conv(f"{name}.conv2", f"{path}.conv2"),
+        *(_conv(f"{name}.conv_shortcut", f"{path}.shortcut") if block.shortcut else []),
+    ]
+
+
+def _look(
+    name: str, path: str, look: SpatialAttention | SpatialTransformer, linear_projection: bool
+) -> list[Entry]:
+    if isinstance(look, SpatialAttention):
+        return [
+            *norm(f"{name}.group_norm", f"{path}.norm"),
+            *_attention(name, f"{path}.attention", bias=True),
+        ]
+    ends = linear if linear_projection else functools.partial(_conv, layout=PIXEL)
+    block, ours = f"{name}.transformer_blocks.0", f"{path}.block"
+    return [
+        *norm(f"{name}.norm", f"{path}.norm"),
+        *ends(f"{name}.proj_in", f"{path}.enter"),
+        *norm(f"{block}.norm1", f"{ours}.norm1"),
+        *_attention(f"{block}.attn1", f"{ours}.attention", bias=False),
+        *norm(f"{block}.norm2", f"{ours}.norm2"),
+        *_attention(f"{block}.attn2", f"{ours}.cross", bias=False),
+        *norm(f"{block}.norm3", f"{ours}.norm3"),
+        *linear(f"{block}.ff.net.0.proj", f"{ours}.mlp.up"),
+        *linear(f"{block}.ff.net.2", f"{ours}.mlp.down"),
+        *ends(f"{name}.proj_out", f"{path}.leave"),
+    ]
+
+
+def _attention(name: str, path: str, bias: bool) -> list[Entry]:
+    return [
+        *linear(f"{name}.to_q", f"{path}.query", bias=bias),
+        *linear(f"{name}.to_k", f"{path}.key", bias=bias),
+        *linear(f"{name}.to_v", f"{path}.value", bias=bias),
+        *linear(f"{name}.to_out.0", f"{path}.out"),
+    ]
