@@ -6,7 +6,10 @@ import sys
 
 from minidiff.errors import InputError
 
-RECIPES = ("clip", "ddpm", "judge")
+RECIPES = ("clip", "ddpm", "text_to_image", "judge")
+LAYOUTS = ("compact", "ddpm-cifar10", "stable-diffusion-1")
+SAMPLERS = ("ddim", "ddpm", "euler", "heun", "dpm++", "ancestral")
+LISTS = {"train": "settings", "sample": "prompts", "search": "queries"}
 PRESETS = ("smoke", "cpu", "gpu", "full")
 
 
@@ -28,6 +31,20 @@ def _seed(text: str) -> int:
     number = int(text)
     if not 0 <= number < 2**32:
         raise argparse.ArgumentTypeError(f"{text} is out of range: it must be from 0 to 4294967295")
+    return number
+
+
+def _scale(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1000:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: it must be from 0 to 1000")
+    return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: it must be above 0, at most 1")
     return number
 
 
@@ -61,13 +78,40 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--quiet", action="store_true", help="no progress bar")
     verb.add_argument("settings", nargs="*", metavar="field=value")
 
-    verb = verbs.add_parser("sample", help="draw images with a trained model")
-    verb.add_argument("run", help="folder of a run")
-    verb.add_argument("--count", type=_count, default=16)
+    verb = verbs.add_parser(
+        "sample",
+        help="draw images with a trained model",
+        description="Draw images: of nothing in particular, of prompts, between two prompts or two "
+        "noises, from a picture, or in a part of one.",
+    )
+    verb.add_argument("run", help="a run of train ddpm or text_to_image, or a diffusers folder")
+    verb.add_argument("prompts", nargs="*", metavar="PROMPT", help='"a blue cat wearing a hat"')
+    verb.add_argument("--count", type=_count, help="default: 16, or 4 for each prompt")
     verb.add_argument("--out", default="samples.png", help="a PNG file; default: samples.png")
     verb.add_argument("--seed", type=_seed, default=0)
-    verb.add_argument("--sampler", choices=("ddim", "ddpm"), default="ddim")
-    verb.add_argument("--steps", type=_count, help="of ddim; default: as the run was told")
+    verb.add_argument("--sampler", choices=SAMPLERS, help="default: as the run was told")
+    verb.add_argument("--steps", type=_count, help="default: as the run was told; ddpm: all")
+    verb.add_argument("--scale", type=_scale, help="of guidance; default: as the run was told")
+    verb.add_argument(
+        "--negative", default="", metavar="TEXT", help="what guidance leads away from"
+    )
+    verb.add_argument("--between", type=_count, metavar="N", help="N images from one to the other")
+    verb.add_argument("--image", metavar="FILE", help="a picture to begin with")
+    verb.add_argument("--strength", type=_share, help="how far it is noised, 0 to 1; default: 0.6")
+    verb.add_argument("--mask", metavar="FILE", help="keep FILE of --image but where this is white")
+
+    verb = verbs.add_parser(
+        "compare",
+        help="what guidance and samplers cost and bring, as the judge of scenes sees it",
+        description="Draw captions of scenes that training never saw at several guidance scales, and "
+        "with several samplers in several steps; measure faithfulness, coverage, Frechet distance.",
+    )
+    verb.add_argument("run", help="a run of train text_to_image or ddpm on scenes")
+    verb.add_argument("--count", type=_count, default=128, help="images each; default: 128")
+    verb.add_argument("--scales", type=_scale, nargs="+", default=[0.0, 1.0, 2.0, 3.0, 5.0, 8.0])
+    verb.add_argument("--steps", type=_count, nargs="+", default=[10, 20, 50, 100])
+    verb.add_argument("--seed", type=_seed, default=0)
+    verb.add_argument("--out", default="compare", help="a folder; default: compare")
 
     verb = verbs.add_parser("classify", help="zero-shot: which of these labels fits an image best?")
     _model(verb)
@@ -113,6 +157,9 @@ def parser() -> argparse.ArgumentParser:
         "--write", metavar="DIR", help="instead, prepare a TFDS data set (array_record) in DIR"
     )
 
+    verb = verbs.add_parser("describe", help="what a U-Net is made of: a table of its blocks")
+    verb.add_argument("layout", choices=LAYOUTS)
+
     verbs.add_parser("doctor", help="versions, devices, a speed probe, minutes per preset here")
     return top
 
@@ -120,11 +167,11 @@ def parser() -> argparse.ArgumentParser:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line; what is wrong with it is told in one line, with exit status 2."""
     args, rest = parser().parse_known_args(arguments)
-    # argparse takes field=value up to the first option only and leaves over those after it.
-    if rest and (args.verb != "train" or any(text.startswith("-") for text in rest)):
+    # argparse takes a list up to the first option only and leaves over what comes after it.
+    if rest and (args.verb not in LISTS or any(text.startswith("-") for text in rest)):
         parser().error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
-        args.settings += rest
+        getattr(args, LISTS[args.verb]).extend(rest)
     return args
 
 

@@ -34,28 +34,45 @@ def _png(text: str) -> Path:
 
 
 def _sample(args: argparse.Namespace) -> None:
-    out = _png(args.out)
-    from minidiff.recipes import ddpm
-    from minidiff.sampling import ddpm_sample
+    importlib.import_module("minidiff.sample").run(args, _png(args.out))
 
-    model = ddpm.load(args.run)
-    if args.sampler == "ddpm":
-        if args.steps:
-            raise InputError("--steps belongs to --sampler ddim: ddpm takes every step")
-        settings = {"sampler": ddpm_sample}
-    else:
-        settings = {"steps": args.steps or model.config.sample_steps}
-        if settings["steps"] > model.config.timesteps:
-            raise InputError(
-                f"--steps {args.steps} is more than the model's {model.config.timesteps}"
-            )
-    import jax
 
-    from minidiff import plot
+def _compare(args: argparse.Namespace) -> None:
+    out = Path(args.out)
+    from minidiff import compare, plot, sample
 
-    images = ddpm.draw(jax.random.key(args.seed), model, args.count, **settings)
-    plot.enlarge(plot.tile(images)).save(out)
-    print(f"{args.count} samples of {args.run} are in {out}")
+    model = sample.load(args.run)
+    most = model.schedule.steps
+    if max(args.steps) > most:
+        raise InputError(f"--steps {max(args.steps)} is more than the model's {most}")
+    prompts = compare.captions("scenes", args.seed, "test", model.image_shape[0], args.count)
+    measure = compare.Measure(model, prompts, args.seed)
+    figures, tables = {}, []
+    if model.takes_text:
+        figures["scales"], rows = compare.by_scale(measure, args.scales)
+        figures["guidance"] = compare.curve(rows)
+        tables.append(compare.table(rows))
+    figures["samplers"], rows = compare.by_sampler(measure, args.steps)
+    tables.append(compare.table(rows))
+    out.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        plot.save(figure, out / f"{name}.png")
+    floor = measure.floor
+    text = "\n\n".join(
+        [
+            *tables,
+            f"Other real scenes: Frechet {floor['frechet']:.0f}, "
+            f"coverage {100 * floor['coverage']:.1f}%.",
+        ]
+    )
+    (out / "compare.md").write_text(f"# {args.run}\n\n{text}\n", encoding="utf-8")
+    print(f"{text}\n\nIn {out}: {', '.join(f'{name}.png' for name in figures)}, compare.md")
+
+
+def _describe(args: argparse.Namespace) -> None:
+    from minidiff import layouts
+
+    print(layouts.table(layouts.LAYOUTS[args.layout], layouts.SIDES[args.layout]))
 
 
 def _data(args: argparse.Namespace) -> None:
@@ -210,9 +227,11 @@ VERBS = {
     "quickstart": _quickstart,
     "train": _train,
     "sample": _sample,
+    "compare": _compare,
     "classify": _classify,
     "search": _search,
     "arithmetic": _arithmetic,
     "data": _data,
+    "describe": _describe,
     "doctor": _doctor,
 }

@@ -55,7 +55,7 @@ def run() -> None:
     print(f"convolution speed: {speed:.0f} GFLOP/s")
     if jax.default_backend() == "cpu":
         print("predicted minutes on this machine:")
-        for name in ("clip", "ddpm", "judge"):
+        for name in ("clip", "ddpm", "text_to_image", "judge"):
             minutes = importlib.import_module(f"minidiff.recipes.{name}").MINUTES
             for preset, measured in minutes.items():
                 print(f"  {name} {preset}: {measured * REFERENCE_GFLOPS / speed:.1f}")

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from itertools import compress
 from pathlib import Path
@@ -62,6 +63,11 @@ class Encoder:
     def cut(self, texts: Sequence[str]) -> list[str]:
         """Those of the texts that are longer than the context."""
         return list(compress(texts, self.tokenizer.truncated(texts, self.context)))
+
+    def unfamiliar(self, texts: Sequence[str]) -> list[str]:
+        """The words that a tokenizer reads in pieces: it never met them, or seldom."""
+        words = dict.fromkeys(word for text in texts for word in re.findall(r"\w+", text.lower()))
+        return [word for word in words if len(self.tokenizer.encode(word)) > 1]
 
     def images(
         self, images: Float[np.ndarray, "images side side channels"]

@@ -4,15 +4,17 @@ It looks at 16 x 16 pixels; larger scenes are averaged down to that. Its weights
 package and were made by ``minidiff train judge --preset cpu`` (minidiff/recipes/judge.py).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from minidiff import metrics, weights
+from minidiff.data.captions import parse_prompt
 from minidiff.data.factors import FACTORS
 from minidiff.data.sources import open_source
 from minidiff.errors import InputError
@@ -110,11 +112,16 @@ def look(judge: Judge, images: Float[np.ndarray, "n side side 3"]) -> dict[str, 
     return dict(zip(("features", "factors", "certainty"), columns, strict=True))
 
 
+@jax.jit
+def _draw(source: object, step: int | Int[Array, ""]) -> dict[str, jax.Array]:
+    """A batch of a source; jitted once, so that the next call finds it compiled."""
+    return source.batch(step)
+
+
 def real_scenes(seed: int, split: str, size: int, count: int) -> dict[str, np.ndarray]:
     """``count`` images and factors of a split, drawn with a seed of their own."""
     source = open_source("scenes", seed=seed, split=split, size=size, batch_size=AT_ONCE)
-    draw = jax.jit(lambda source, step: source.batch(step))
-    parts = [draw(source, step) for step in range(-(-count // AT_ONCE))]
+    parts = [_draw(source, step) for step in range(-(-count // AT_ONCE))]
     return {
         name: np.concatenate([np.asarray(part[name]) for part in parts])[:count]
         for name in ("image", "factors")
@@ -151,6 +158,29 @@ def report(judge: Judge, made: Float[np.ndarray, "n side side 3"], seed: int = 0
             lambda seen: float(np.bincount(seen["factors"][:, 0]).max() / count)
         ),
     }
+
+
+def faithfulness(factors: Int[np.ndarray, "n 7"], prompts: Sequence[str]) -> dict[str, float]:
+    """The share of prompted attributes that are there, by factor, and of prompts met whole.
+
+    Image i shows ``factors[i]`` (as ``look`` sees it) and was asked for by prompt i. Only what a
+    prompt says is asked (``captions.parse_prompt``); a factor that none of them mentions is left out.
+    "all" counts images that have everything asked.
+    """
+    right = {name: [] for name in FACTORS}
+    whole = []
+    for values, prompt in zip(factors, prompts, strict=True):
+        asked, _ = parse_prompt(prompt)
+        hits = {
+            name: FACTORS[name][value] == asked[name]
+            for name, value in zip(FACTORS, values, strict=True)
+            if name in asked
+        }
+        for name, hit in hits.items():
+            right[name].append(hit)
+        whole.append(all(hits.values()))
+    shares = {name: float(np.mean(hits)) for name, hits in right.items() if hits}
+    return {**shares, "all": float(np.mean(whole))}
 
 
 def _halves(count: int) -> tuple[slice, slice]:

@@ -62,14 +62,15 @@ def contact_sheet(images: Images, captions: Sequence[str] | None = None, title: 
             _show(axes, tile(images[i : i + 1], gap=0))
             if captions:
                 axes.text(
-                    0.5, -0.04, _wrap(captions[i], 28), fontsize=7, ha="center", va="top",
+                    0.5, -0.04, wrap(captions[i], 28), fontsize=7, ha="center", va="top",
                     transform=axes.transAxes, parse_math=False,
                 )  # fmt: skip
     figure.tight_layout()
     return figure
 
 
-def _wrap(text: str, width: int) -> str:
+def wrap(text: str, width: int) -> str:
+    """A text in at most three lines of this many characters."""
     import textwrap
 
     lines = textwrap.wrap(text, width)
@@ -120,6 +121,26 @@ def loss_curve(lines: Sequence[dict], title: str = "loss") -> Figure:
     return figure
 
 
+def curves(
+    panels: Sequence[tuple[str, dict[str, Sequence[float]]]],
+    x: Sequence[float],
+    xlabel: str,
+    title: str = "",
+) -> Figure:
+    """Named lines over the same x, a panel for each (name of the y axis, {line: values})."""
+    figure = Figure(figsize=(4.6 * len(panels), 3.6))
+    figure.suptitle(title, fontsize=10)
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    for (name, lines), axes in zip(panels, grid, strict=True):
+        for line, values in lines.items():
+            axes.plot(x, values, marker="o", markersize=3, label=line)
+        axes.set(xlabel=xlabel, ylabel=name)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    figure.tight_layout()
+    return figure
+
+
 def similarity_matrices(panels: Sequence[tuple[str, np.ndarray]], title: str = "") -> Figure:
     """Several matrices side by side, under their names and on one scale."""
     figure = Figure(figsize=(3.4 * len(panels) + 0.8, 3.9), layout="constrained")
@@ -150,7 +171,7 @@ def probabilities(
         order = np.argsort(chances[i])
         bars = right.barh(np.arange(len(labels)), chances[i][order], color="tab:blue")
         bars[-1].set_color("tab:orange")
-        _name_bars(right, np.arange(len(labels)), [_wrap(labels[j], 30) for j in order])
+        _name_bars(right, np.arange(len(labels)), [wrap(labels[j], 30) for j in order])
         right.set_xlim(0, 1)
         right.tick_params(axis="x", labelsize=7)
     figure.tight_layout()
@@ -177,12 +198,12 @@ def galleries(
         for axes in line:
             axes.axis("off")
         line[0].text(
-            1.0, 0.5, _wrap(query, 22), fontsize=8, ha="right", va="center", parse_math=False,
+            1.0, 0.5, wrap(query, 22), fontsize=8, ha="right", va="center", parse_math=False,
             transform=line[0].transAxes,
         )  # fmt: skip
         for axes, image, note in zip(line[1:], images, notes, strict=False):
             _show(axes, tile(image[None], gap=0))
-            axes.set_title(_wrap(note, 18), fontsize=7, parse_math=False)
+            axes.set_title(wrap(note, 18), fontsize=7, parse_math=False)
     figure.tight_layout()
     return figure
 

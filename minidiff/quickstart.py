@@ -1,6 +1,7 @@
 """The whole story in five minutes: pictures and words in one space, then pictures out of noise."""
 
 import dataclasses
+import shutil
 import time
 from pathlib import Path
 
@@ -8,30 +9,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minidiff import exam, judge, plot
+from minidiff import exam, plot, showcase
 from minidiff.data.captions import to_text
 from minidiff.data.factors import SUBJECTS
 from minidiff.encoder import Encoder
 from minidiff.errors import InputError
 from minidiff.noising import Schedule, add_noise
-from minidiff.recipes import clip, ddpm
+from minidiff.recipes import clip, text_to_image
 from minidiff.retrieval import search, zero_shot
-from minidiff.sampling import ddpm_sample
 from minidiff.training.run import Run
 
 FRAMES = 10  # of a strip
 GALLERY = 500  # scenes that are searched
 QUERIES = ("a red cat wearing a hat", "a star at night", "a small green robot on the beach")
-# Enough for the pictures; `minidiff train clip --preset cpu` learns longer.
-SHORTER = {"cpu": {"steps": 250, "picture_every": 50}}
-PICTURES = (
-    "scenes", "similarity", "zero_shot", "search", "arithmetic",
-    "noising", "filmstrip", "samples", "noise_on_off", "loss",
-)  # fmt: skip
+# Enough for the pictures; `minidiff train RECIPE --preset cpu` learns longer and measures more.
+SHORTER_CLIP = {"cpu": {"steps": 250, "picture_every": 50}}
+SHORTER = {
+    "cpu": {
+        "steps": 600, "attention": (), "checkpoint_every": 300, "picture_every": 0,
+        "sample_steps": 25,
+        "scales": (0.0, 1.0, 3.0, 6.0), "scales_count": 64, "compare_steps": (),
+    },
+}  # fmt: skip
 
 
 def run(out: str | Path, preset: str = "cpu") -> None:
-    """Train CLIP and a diffusion model on scenes under ``out``; leave pictures and a report there."""
+    """Train CLIP and a diffusion model that it tells what to draw; leave pictures and a report."""
     folder = Run(Path(out))
     if folder.path.is_dir() and any(folder.path.iterdir()) and not (folder.path / "clip").exists():
         raise InputError(f"{out} holds something else: choose a new folder for --out")
@@ -44,41 +47,43 @@ def run(out: str | Path, preset: str = "cpu") -> None:
             seconds[name] = round(time.monotonic() - began - sum(seconds.values()), 1)
         print(text, flush=True)
 
-    say("1/4  CLIP: one space for pictures and words")
-    clip_config = dataclasses.replace(clip.PRESETS[preset], **SHORTER.get(preset, {}))
-    clip_run = clip.run(str(Path(out) / "clip"), clip_config)
-    say("2/4  diffusion: a network that knows noise from picture", "clip")
-    ddpm_run = ddpm.run(str(Path(out) / "ddpm"), ddpm.PRESETS[preset])
-    say("3/4  sampling, with and without injected noise", "ddpm")
+    say("1/3  CLIP: one space for pictures and words")
+    clip_config = dataclasses.replace(clip.PRESETS[preset], **SHORTER_CLIP.get(preset, {}))
+    clip_run = clip.run(str(folder.path / "clip"), clip_config)
+    say("2/3  diffusion: a network that knows noise from picture, and is told what to draw", "clip")
+    config = dataclasses.replace(
+        text_to_image.PRESETS[preset], encoder=str(clip_run.path), **SHORTER.get(preset, {})
+    )
+    drawn = text_to_image.run(str(folder.path / "text_to_image"), config)
+    say("3/3  drawing", "text_to_image")
     folder.figures.mkdir(exist_ok=True)
-    model = ddpm.load(ddpm_run.path)
-    key = jax.random.key(model.config.seed)
-    figures = {"filmstrip": filmstrip(key, model), "noise_on_off": noise_on_off(key, model)}
-    say("4/4  drawing", "sampling")
     encoder = clip.load(clip_run.path)
-    figures |= pictures_of_clip(encoder, clip_config.seed)
-    figures |= pictures_of_data(key, model, encoder)
+    scenes = exam.draw(encoder, config.seed, "train", 16)
+    sheet = plot.contact_sheet(
+        scenes["image"], to_text(scenes["words"]), "scenes and their captions"
+    )
+    strip = noising_strip(jax.random.key(config.seed), config.noise_schedule(), scenes["image"][0])
+    figures = {"scenes": sheet, **pictures_of_clip(encoder, config.seed), "noising": strip}
     for name, figure in figures.items():
         plot.save(figure, folder.figures / f"{name}.png")
-    copies = ((clip_run, "similarity"), (ddpm_run, "samples"), (ddpm_run, "loss"))
-    for source, name in copies:
-        picture = (source.figures / f"{name}.png").read_bytes()
-        (folder.figures / f"{name}.png").write_bytes(picture)
+    reports = {run.path.name: run.read_json("report.json") for run in (clip_run, drawn)}
+    copies = {"similarity": clip_run, **dict.fromkeys(reports["text_to_image"]["figures"], drawn)}
+    for name, source in copies.items():
+        shutil.copyfile(source.figures / f"{name}.png", folder.figures / f"{name}.png")
+    names = [*figures, *copies]
     say("", "drawing")
 
-    reports = {"clip": clip_run.read_json("report.json"), "ddpm": ddpm_run.read_json("report.json")}
     seconds["all"] = round(time.monotonic() - began, 1)
-    folder.write_json(
-        "report.json", {**reports, "judge": reports["ddpm"]["judge"], "seconds": seconds}
-    )
-    judged = judge.table(reports["ddpm"]["judge"])
-    text = "\n\n".join([*clip.tables(reports["clip"]), judged])
-    links = "\n".join(f"![{name}](figures/{name}.png)" for name in PICTURES)
+    folder.write_json("report.json", {**reports, "seconds": seconds})
+    found = clip.tables(reports["clip"]) + text_to_image.tables(reports["text_to_image"])
+    text = "\n\n".join(found)
+    links = "\n".join(f"![{name}](figures/{name}.png)" for name in names)
     folder.write_text("report.md", f"# quickstart\n\n{text}\n\n{links}\n")
     print(f"{text}\n\nDone in {seconds['all']:.0f} s. Look at:")
-    for name in PICTURES:
+    for name in names:
         print(f"  {folder.figures / f'{name}.png'}")
     print(f"  {folder.path / 'report.md'}")
+    print(f'Then try: minidiff sample {drawn.path} "{showcase.PROMPTS[0]}"')
 
 
 def pictures_of_clip(encoder: Encoder, seed: int) -> dict:
@@ -102,13 +107,6 @@ def pictures_of_clip(encoder: Encoder, seed: int) -> dict:
     }
 
 
-def pictures_of_data(key: jax.Array, model: ddpm.Diffusion, encoder: Encoder) -> dict:
-    """Scenes with their captions, and one of them on its way to noise."""
-    drawn = exam.draw(encoder, model.config.seed, "train", 16)
-    sheet = plot.contact_sheet(drawn["image"], to_text(drawn["words"]), "scenes and their captions")
-    return {"scenes": sheet, "noising": noising_strip(key, model.schedule, drawn["image"][0])}
-
-
 def noising_strip(key: jax.Array, schedule: Schedule, image: np.ndarray):
     """One image at nine points on its way to noise."""
     ts = np.linspace(0, schedule.steps - 1, FRAMES - 1).astype(np.int32)
@@ -116,27 +114,3 @@ def noising_strip(key: jax.Array, schedule: Schedule, image: np.ndarray):
     noised = add_noise(schedule, jnp.broadcast_to(image, eps.shape), jnp.asarray(ts), eps)
     strip = np.concatenate([image[None], np.asarray(noised)])
     return plot.strips([("", strip)], ["image", *(f"t = {t}" for t in ts)], "forward: add noise")
-
-
-def filmstrip(key: jax.Array, model: ddpm.Diffusion, count: int = 3):
-    """Samples on their way from noise: what the network is given, and the image it foresees."""
-    steps = model.config.timesteps
-    x0, seen = ddpm_sample(
-        key, model.denoiser, model.schedule, (count, *model.image_shape), every=-(-steps // FRAMES)
-    )
-    rows = []
-    for i in range(count):
-        rows.append(("x at t", np.append(seen.xt[:, i], x0[None, i], axis=0)))
-        rows.append(("foreseen x0", np.append(seen.x0[:, i], x0[None, i], axis=0)))
-    columns = [*(f"t = {t}" for t in np.asarray(seen.t)), "image"]
-    return plot.strips(rows, columns, "reverse: remove noise")
-
-
-def noise_on_off(key: jax.Array, model: ddpm.Diffusion, count: int = 16):
-    """DDPM as it is, and without its fresh noise, from the same start."""
-    settings = {"sampler": ddpm_sample, "at_once": count}
-    panels = [
-        ("fresh noise at every step", ddpm.draw(key, model, count, **settings)),
-        ("none", ddpm.draw(key, model, count, inject_noise=False, **settings)),
-    ]
-    return plot.side_by_side(panels, "DDPM with and without injected noise, same seed")

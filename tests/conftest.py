@@ -33,3 +33,15 @@ def clip_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clip") / "run"
     assert main(tiny.clip_command(folder)) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def text_run(clip_run, tmp_path_factory):
+    """A run of the smallest text-to-image model on that CLIP: hardly trained, but whole."""
+    import tiny
+
+    from minidiff.cli import main
+
+    folder = tmp_path_factory.mktemp("text_to_image") / "run"
+    assert main(tiny.text_command(folder, f"encoder={clip_run}")) == 0
+    return folder

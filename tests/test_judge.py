@@ -11,6 +11,7 @@ import pytest
 from minidiff import judge as judging
 from minidiff import metrics
 from minidiff.data.factors import FACTORS
+from minidiff.data.sources import open_source
 from minidiff.errors import InputError
 
 COUNT = 256
@@ -172,3 +173,23 @@ def test_weights_of_another_network_are_refused(tmp_path):
         judging.load_judge(tmp_path / "judge.safetensors")
     with pytest.raises(InputError, match="there is no file"):
         judging.load_judge(tmp_path / "none.safetensors")
+
+
+def test_faithfulness_asks_for_what_is_said_and_no_more():
+    values = {"subject": "cat", "colour": "blue", "accessory": "hat", "background": "night"}
+    row = [names.index(values.get(name, names[0])) for name, names in FACTORS.items()]
+    factors = np.array([row] * 4)
+    prompts = ["a blue cat wearing a cap", "a red cat", "a blue star wearing glasses", "a cat"]
+    found = judging.faithfulness(factors, prompts)
+    assert found == {"subject": 3 / 4, "colour": 2 / 3, "accessory": 1 / 2, "all": 2 / 4}
+
+
+def test_real_scenes_are_faithful_to_their_captions():
+    source = open_source("scenes", split="test", size=16, batch_size=256)
+    batch = jax.jit(lambda source: source.batch(0))(source)
+    seen = judging.look(the_judge(), np.asarray(batch["image"]))["factors"]
+    texts = source.captions(batch["words"])
+    assert min(judging.faithfulness(seen, texts).values()) >= 0.97
+    turned = judging.faithfulness(seen, texts[1:] + texts[:1])  # each with its neighbour's caption
+    assert turned["all"] < 0.05
+    assert turned["subject"] < 0.3

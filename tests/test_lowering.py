@@ -12,13 +12,16 @@ import pytest
 from minidiff.clip import CLIP, CLIPConfig
 from minidiff.data.scenes import SceneSource
 from minidiff.data.tokens import Tokenized, tokens_of
-from minidiff.guidance import ClipX0
+from minidiff.diffusion import SAMPLERS
+from minidiff.guidance import ClassifierFree, ClipGuided, ClipX0, Conditioned, FromV
 from minidiff.noising import cosine_schedule, noise_loss
 from minidiff.recipes.clip import init, pair_loss
+from minidiff.recipes.text_to_image import hide
 from minidiff.sampling import ddim_sample, ddpm_sample
+from minidiff.showcase import ClipScore
 from minidiff.text import TextConfig, Tokenizer
-from minidiff.training.state import TrainState, make_optimizer, make_train_step
-from minidiff.unet import UNet, UNetConfig
+from minidiff.training.state import TrainState, cast, make_optimizer, make_train_step
+from minidiff.unet import Condition, UNet, UNetConfig
 from minidiff.vit import ViTConfig
 
 KEY = jax.random.key(0)
@@ -103,3 +106,52 @@ def test_logits_of_clip():
     clip = jax.eval_shape(lambda: CLIP.init(KEY, config))
     exported = lower(CLIP.logits, clip, jnp.zeros((3, 8, 8, 3)), jnp.zeros((2, 5), jnp.int32))
     assert exported.out_avals[0].shape == (3, 2)
+
+
+TEXT = UNetConfig(channels=(8, 16), attention=(1,), groups=4, context=16, pooled=16, heads=2)
+
+
+def condition(batch):
+    return Condition(jnp.zeros((batch, 5, 16)), jnp.zeros((batch, 16)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_train_step_with_text(dtype):
+    schedule, optimizer = cosine_schedule(), make_optimizer(10, 1e-2, kind="muon")
+
+    def loss(key, model, batch):
+        told = hide(key, condition(4), condition(1), 0.1)
+        return noise_loss(key, Conditioned(FromV(model, schedule), told), schedule, batch["image"])
+
+    state = jax.eval_shape(lambda key: TrainState.init(UNet.init(key, TEXT), optimizer), KEY)
+    step = make_train_step(loss, optimizer, dtype=dtype, steps=2)
+    lower(step, KEY, state, SceneSource(size=8, batch_size=4))
+
+
+@pytest.mark.parametrize("name", list(SAMPLERS))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_guided_samplers(name, dtype):
+    schedule = cosine_schedule()
+    net = jax.eval_shape(lambda: cast(UNet.init(KEY, TEXT), dtype))
+
+    def draw(key, net):
+        told = ClassifierFree(FromV(net, schedule), condition(2), condition(2), 3.0)
+        denoiser = ClipX0(told, schedule)
+        return SAMPLERS[name](key, denoiser, schedule, (2, 8, 8, 3), steps=4)
+
+    lower(draw, KEY, net)
+
+
+@pytest.mark.parametrize("through", [True, False])
+def test_clip_guidance(through):
+    schedule = cosine_schedule()
+    towers = CLIPConfig(image=ViTConfig(image_size=8, patch=4, width=16, heads=2, layers=1))
+    net = jax.eval_shape(lambda: UNet.init(KEY, CONFIG))
+    clip = jax.eval_shape(lambda: CLIP.init(KEY, towers))
+
+    def draw(key, net, clip):
+        score = ClipScore(clip, jnp.ones((2, towers.embedding)))
+        denoiser = ClipGuided(net, schedule, score, 100.0, through=through)
+        return SAMPLERS["ddim"](key, denoiser, schedule, (2, 8, 8, 3), steps=4)
+
+    lower(draw, KEY, net, clip)

@@ -31,3 +31,16 @@ def clip_command(out, *more):
         *CLIP_SETTINGS,
         *more,
     ]
+
+
+TEXT_SETTINGS = [
+    "size=16", "channels=8,16", "heads=2", "timesteps=8", "sample_steps=2", "report_count=16",
+    "scales=0,3", "scales_count=16", "compare_steps=2", "showcase=false", "steps=4", "log_every=2",
+    "checkpoint_every=2", "picture_every=2", "batch_size=8",
+]  # fmt: skip
+
+
+def text_command(out, *more):
+    """Arguments of ``minidiff`` that train the smallest text-to-image model in the folder ``out``."""
+    place = ["--preset", "smoke", "--out", str(out), "--quiet"]
+    return ["train", "text_to_image", *place, *TEXT_SETTINGS, *more]

@@ -87,7 +87,8 @@ def _parse(name: str, text: str, kind):
         return kind(text)
     except (ValueError, KeyError):
         meaning = {int: "a whole number", float: "a number", bool: "true or false"}
-        wanted = meaning.get(kind, "whole numbers with commas between")
+        several = "numbers" if kind == tuple[float, ...] else "whole numbers"
+        wanted = meaning.get(kind, f"{several} with commas between")
         raise InputError(f"{name}={text}: {name} must be {wanted}") from None
 
 

@@ -64,6 +64,16 @@ class Run:
             raise InputError(f"{self.path} is a run of {there.get('recipe')}, not of {recipe}")
         return there
 
+    def read_settings(self, recipe: str, kind: type, *facts: str) -> tuple:
+        """(settings, facts ...) of a run of this recipe; ``kind`` is its Config. InputError if damaged."""
+        there = self.read_config(recipe)
+        try:
+            fields = {name: _plain(value) for name, value in there["config"].items()}
+            return kind(**fields), *(_plain(there[name]) for name in facts)
+        except (AttributeError, KeyError, TypeError) as error:
+            path = self.path / "config.json"
+            raise InputError(f"{path} is not of this version: {error}") from None
+
     def write_json(self, name: str, content: dict) -> None:
         self.write_text(name, json.dumps(content, indent=2) + "\n")
 
@@ -104,6 +114,15 @@ class Run:
         ema = {n.removeprefix("ema."): a for n, a in arrays.items() if n.startswith("ema.")}
         return weights.unflatten(template, ema, str(self.checkpoint(steps[-1])))
 
+    def copy_ema(self, target: "Run") -> None:
+        """The settings and the averaged weights of the last checkpoint, to another folder."""
+        step = self.saved_steps()[-1]
+        arrays, _ = weights.load_arrays(self.checkpoint(step))
+        target.checkpoints.mkdir(parents=True, exist_ok=True)
+        ema = {name: array for name, array in arrays.items() if name.startswith("ema.")}
+        weights.save(target.checkpoint(step), ema)
+        target.write_json("config.json", self.read_json("config.json"))  # the seal
+
 
 def open_run(path: Path | str, recipe: str, config: TrainConfig, **facts) -> Run:
     """Create a run's folder, or come back to one that was made with the same settings.
@@ -132,6 +151,11 @@ def open_run(path: Path | str, recipe: str, config: TrainConfig, **facts) -> Run
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror or error}") from None
     return run
+
+
+def _plain(value: object) -> object:
+    """What JSON made a list was a tuple."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _has_content(folder: Path) -> bool:

@@ -1,0 +1,125 @@
+"""How well a model draws what it is told: against the guidance scale, and against sampler and steps."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int
+from matplotlib.figure import Figure
+
+from minidiff import judge, metrics, plot
+from minidiff.data.factors import FACTORS
+from minidiff.data.sources import captions_of, open_source
+from minidiff.diffusion import Diffusion, draw
+
+SHOWN = 6  # prompts in a sweep
+AT_ONCE = 256  # captions drawn per call
+# Under the names of the DDIM paper's Table 1 where it has them. With eta 0 DDIM is Euler's method, with
+# eta 1 it is the ancestral sampler and DDPM with its small variance: one row each.
+VARIANTS = {
+    "ddim, eta 0": ("ddim", {"eta": 0.0}),
+    "ddim, eta 1": ("ddim", {"eta": 1.0}),
+    "ddpm, large variance": ("ddpm", {"variance": "large"}),
+    "heun": ("heun", {}),
+    "dpm++": ("dpm++", {}),
+}
+
+
+def captions(data: str, seed: int, split: str, size: int, count: int) -> list[str]:
+    """The first captions of a split: prompts that training never saw, unless the split is train."""
+    source = open_source(data, seed=seed, split=split, size=size, batch_size=AT_ONCE)
+    steps = range(-(-count // AT_ONCE))
+    texts = [text for step in steps for text in captions_of(source, _but_images(source, step))]
+    return texts[:count]
+
+
+@jax.jit
+def _but_images(source: object, step: int | Int[Array, ""]) -> dict[str, jax.Array]:
+    """A batch without its images, which XLA sees need not be drawn."""
+    return {name: value for name, value in source.batch(step).items() if name != "image"}
+
+
+class Measure:
+    """Prompts of scenes, and the judge's view of what should come of them.
+
+    A model without text draws what it likes; then no faithfulness is told.
+    """
+
+    def __init__(self, model: Diffusion, prompts: Sequence[str], seed: int, split: str = "test"):
+        self.model, self.prompts, self.key = model, list(prompts), jax.random.key(seed)
+        self.judge = judge.load_judge()
+        side, count = model.image_shape[0], len(self.prompts)
+        real = judge.real_scenes(seed, split, side, 2 * count)["image"]
+        # Half of them is what the prompts were written for, half tells how near real scenes come.
+        self.real, self.other = np.split(judge.look(self.judge, real)["features"], 2)
+
+    def __call__(self, **settings) -> tuple[np.ndarray, dict]:
+        """(images, numbers) of one way of drawing all prompts; ``settings`` as of ``draw``."""
+        told = self.prompts if self.model.takes_text else ()
+        made = draw(self.key, self.model, len(self.prompts), prompts=told, **settings)
+        seen = judge.look(self.judge, made)
+        return made, {
+            **(judge.faithfulness(seen["factors"], told) if told else {}),
+            "coverage": metrics.coverage(self.real, seen["features"]),
+            "frechet": metrics.frechet_distance(self.real, seen["features"]),
+        }
+
+    @property
+    def floor(self) -> dict:
+        """Coverage and Frechet distance of other real scenes."""
+        return {
+            "coverage": metrics.coverage(self.real, self.other),
+            "frechet": metrics.frechet_distance(self.real, self.other),
+        }
+
+
+def by_scale(measure: Measure, scales: Sequence[float]) -> tuple[Figure, list[dict]]:
+    """The first images at each guidance scale, and the numbers at each."""
+    rows, numbers = [], []
+    for scale in scales:
+        made, found = measure(scale=float(scale))
+        rows.append((f"scale {scale:g}", made[:SHOWN]))
+        numbers.append({"scale": float(scale), **found})
+    return _sweep(rows, measure.prompts, "guidance scale, same seeds"), numbers
+
+
+def by_sampler(measure: Measure, steps: Sequence[int]) -> tuple[Figure, list[dict]]:
+    """The first images of each variant at the fewest steps, and the numbers of each at all steps."""
+    rows, numbers = [], []
+    for name, (sampler, settings) in VARIANTS.items():
+        for count in steps:
+            made, found = measure(sampler=sampler, steps=int(count), **settings)
+            numbers.append({"sampler": name, "steps": int(count), **found})
+            if count == min(steps):
+                rows.append((name, made[:SHOWN]))
+    return _sweep(rows, measure.prompts, f"{min(steps)} steps, same seeds"), numbers
+
+
+def _sweep(rows: list[tuple], prompts: Sequence[str], title: str) -> Figure:
+    """A row of images for each setting, under their prompts."""
+    notes = [prompts[:SHOWN] or [""] * SHOWN] + [[""] * SHOWN] * (len(rows) - 1)
+    lines = [(name, images, below) for (name, images), below in zip(rows, notes, strict=True)]
+    return plot.galleries(lines, title)
+
+
+def curve(rows: Sequence[dict]) -> Figure:
+    """Guidance: faithfulness goes up, coverage down."""
+    factors = {name: [row[name] for row in rows] for name in (*FACTORS, "all") if name in rows[0]}
+    variety = {"coverage": [row["coverage"] for row in rows]}
+    panels = [("share of prompted attributes seen", factors), ("coverage of real scenes", variety)]
+    return plot.curves(panels, [row["scale"] for row in rows], "guidance scale")
+
+
+def table(rows: Sequence[dict]) -> str:
+    """Rows of numbers under the same names as Markdown: shares as per cent, distances whole."""
+
+    def cell(name: str, value: object) -> str:
+        if name == "frechet":
+            return f"{value:.0f}"
+        if isinstance(value, float) and name != "scale":
+            return f"{100 * value:.1f}%"
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    names = list(rows[0])
+    lines = [[cell(name, row[name]) for name in names] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (names, ["---"] * len(names), *lines))

@@ -1,0 +1,302 @@
+"""The text-to-image recipe, and ``sample`` and ``compare`` on its smallest run."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from minidiff import weights
+from minidiff.cli import main
+from minidiff.diffusion import draw
+from minidiff.recipes import clip
+from minidiff.recipes import text_to_image as recipe
+from minidiff.training.run import Run
+from minidiff.unet import Condition
+
+KEY = jax.random.key(0)
+PROMPT = "a blue cat wearing a hat"
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def sample(run, *more):
+    """The picture that ``minidiff sample`` leaves."""
+    assert main(["sample", str(run), "--out", "made.png", *map(str, more)]) == 0
+    return pixels("made.png")
+
+
+def refused(capsys, *arguments):
+    """The one line about bad input; nothing is written."""
+    before = sorted(path.name for path in Path().iterdir())
+    try:
+        status = main([str(text) for text in arguments])
+    except SystemExit as end:
+        status = end.code
+    out, err = capsys.readouterr()
+    assert status == 2, err
+    assert err.count("\n") == 1
+    assert err.startswith("minidiff")
+    assert out == ""
+    assert sorted(path.name for path in Path().iterdir()) == before
+    return err
+
+
+# The recipe
+
+
+def test_what_a_run_leaves(text_run):
+    run = Run(text_run)
+    assert run.saved_steps() == [2, 4]
+    report = run.read_json("report.json")
+    assert {"prompts", "scales", "guidance", "samplers", "loss"} == set(report["figures"])
+    text = (text_run / "report.md").read_text()
+    for name in report["figures"]:
+        assert f"figures/{name}.png" in text
+        with Image.open(run.figures / f"{name}.png") as picture:
+            picture.verify()
+    for split in ("test", "unseen"):
+        found = report["judge"][split]
+        assert {"subject", "colour", "accessory", "all", "coverage", "frechet"} <= set(found)
+        assert all(0 <= value <= 1 for name, value in found.items() if name != "frechet")
+    assert [row["scale"] for row in report["scales"]] == [0, 3]
+    assert len({(row["sampler"], row["steps"]) for row in report["samplers"]}) == 5
+
+
+def test_a_stopped_run_ends_with_the_same_bits(text_run, clip_run, capsys):
+    again = Run(Path("again"))
+    shutil.copytree(text_run, again.path)
+    last = again.checkpoint(4).read_bytes()
+    again.checkpoint(4).unlink()
+    assert main(tiny.text_command(again.path, f"encoder={clip_run}")) == 0
+    assert again.checkpoint(4).read_bytes() == last
+
+
+def test_it_takes_its_clip_along(text_run, clip_run):
+    """A copy of what reads prompts: the run may be moved, and the other one deleted."""
+    ours, theirs = recipe.load(text_run).encoder, clip.load(clip_run)
+    assert ours.fingerprint == theirs.fingerprint
+    assert ours.tokenizer.encode("a blue cat") == theirs.tokenizer.encode("a blue cat")
+    names = [path.name for path in (text_run / "clip" / "checkpoints").iterdir()]
+    arrays, _ = weights.load_arrays(text_run / "clip" / "checkpoints" / names[0])
+    assert all(name.startswith("ema.") for name in arrays)  # nothing of its training
+
+
+def test_without_a_clip_one_is_trained_first():
+    config = [f"--preset={'smoke'}", "--quiet", "--out", "whole"]
+    small = [text for text in tiny.TEXT_SETTINGS if not text.startswith("showcase")]
+    settings = [*small, "showcase=false", "steps=2", "encoder_preset=smoke"]
+    assert main(["train", "text_to_image", *config, *settings]) == 0
+    assert Run(Path("whole/clip")).read_json("report.json")["recipe"] == "clip"
+    assert clip.load("whole/clip").fingerprint == recipe.load("whole").encoder.fingerprint
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 0.3])
+def test_a_share_of_the_captions_is_hidden(share):
+    count = 4000
+    told = Condition(jnp.ones((count, 3, 2)), jnp.ones((count, 2)))
+    null = Condition(jnp.zeros((1, 3, 2)), jnp.zeros((1, 2)))
+    found = recipe.hide(KEY, told, null, share)
+    rows = np.asarray(found.states).reshape(count, -1)
+    assert (np.ptp(rows, axis=1) == 0).all()  # a text is hidden whole
+    np.testing.assert_array_equal(rows[:, 0], found.pooled[:, 0])  # its states with its vector
+    assert abs(1 - rows.mean() - share) < 5 * (share * (1 - share) / count) ** 0.5 + 1e-6
+
+
+def test_the_null_condition_is_that_of_no_words(text_run):
+    """Guidance at scale 0 draws what an empty prompt draws, 1 what the prompt alone asks for."""
+    model = recipe.load(text_run)
+    nothing, ignored, told = (
+        draw(KEY, model, 2, **settings)
+        for settings in (
+            {},
+            {"prompts": [PROMPT], "scale": 0.0},
+            {"prompts": [PROMPT], "scale": 1.0},
+        )
+    )
+    np.testing.assert_allclose(ignored, nothing, atol=1e-4)
+    assert np.abs(told - nothing).max() > 1e-4
+
+
+def test_a_sample_depends_on_its_own_prompt_and_number(text_run):
+    model = recipe.load(text_run)
+    prompts = [PROMPT, "a red star at night", "a green man"]
+    together = draw(KEY, model, 3, prompts=prompts, scale=3.0)
+    parts = draw(KEY, model, 3, prompts=prompts, scale=3.0, at_once=2)
+    np.testing.assert_allclose(parts, together, atol=1e-4)
+
+
+# minidiff sample
+
+
+def test_prompts_become_pictures(text_run, capsys):
+    first = sample(text_run, PROMPT)
+    out, err = capsys.readouterr()
+    assert "4 samples" in out
+    assert err == ""  # nothing strange
+    assert np.array_equal(first, sample(text_run, PROMPT))
+    assert not np.array_equal(first, sample(text_run, "a red star at night"))
+    assert not np.array_equal(first, sample(text_run, PROMPT, "--seed", 1))
+    assert not np.array_equal(first, sample(text_run, PROMPT, "--scale", 9))
+    assert not np.array_equal(first, sample(text_run, PROMPT, "--negative", "a dog"))
+
+
+def test_words_that_it_never_saw_are_told(text_run, capsys):
+    sample(text_run, "a blue zeppelin", "--count", 1)
+    err = capsys.readouterr().err
+    assert "zeppelin" in err
+    assert "blue" not in err
+
+
+def test_a_prompt_that_is_too_long_is_told(text_run, capsys):
+    sample(text_run, "a cat " * 20, "--count", 1)
+    assert "cut to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "euler", "heun", "dpm++", "ancestral"])
+def test_samplers(text_run, sampler):
+    assert sample(text_run, PROMPT, "--sampler", sampler, "--steps", 3, "--count", 1).size
+
+
+def test_between(text_run):
+    """The first of the row is the prompt's own picture, the last the other's."""
+    both = ("a blue cat", "a red star")
+    height = sample(text_run, *both, "--between", 4).shape
+    assert height[1] > 2 * height[0]  # a row
+    assert not np.array_equal(sample(text_run, both[0], "--between", 3), sample(text_run, *both))
+    assert sample(text_run, "--between", 3).size
+
+
+def paint_scene(path, side=16, mode="RGB", value=(200, 30, 30)):
+    Image.new(mode, (side, side), value).save(path)
+
+
+def test_from_a_picture(text_run):
+    paint_scene("red.png", 40)
+    little = sample(text_run, "--image", "red.png", "--strength", 0.2, "--count", 1)
+    much = sample(text_run, "--image", "red.png", "--strength", 1, "--count", 1)
+    red = np.array([200, 30, 30])
+    middle = tuple(np.array(little.shape[:2]) // 2)
+    distances = [np.abs(made - red)[5:-5, 5:-5].mean() for made in (little, much)]
+    assert distances[0] < distances[1], middle
+    assert sample(text_run, PROMPT, "--image", "red.png").size
+
+
+def test_a_part_is_painted_anew(text_run):
+    """Black of the mask is kept to the last digit of a pixel, white is not."""
+    paint_scene("red.png")
+    mask = np.zeros((16, 16), np.uint8)
+    mask[:8] = 255
+    Image.fromarray(mask).save("mask.png")
+    made = sample(text_run, "--image", "red.png", "--mask", "mask.png", "--count", 1)
+    factor = made.shape[0] // 18
+    small = made[factor // 2 :: factor, factor // 2 :: factor][1:17, 1:17]
+    assert np.abs(small[8:] - [200, 30, 30]).max() <= 1
+    assert np.abs(small[:8] - [200, 30, 30]).max() > 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([PROMPT, "--scale", "-1"], "--scale"),
+        ([PROMPT, "--scale", "nan"], "--scale"),
+        ([PROMPT, "--steps", "0"], "--steps"),
+        ([PROMPT, "--steps", "9"], "more than the model's 8"),
+        ([PROMPT, "--sampler", "magic"], "magic"),
+        (["--scale", "2"], "belong to a prompt"),
+        (["--negative", "a dog"], "belong to a prompt"),
+        ([""], "empty prompt"),
+        (["a", "b", "c", "--between", "3"], "--between"),
+        ([PROMPT, "--between", "3", "--sampler", "ddpm"], "--between"),
+        ([PROMPT, "--mask", "x.png"], "--mask belongs to --image"),
+        ([PROMPT, "--strength", "0.5"], "--strength belongs to --image"),
+        (["--image", "there-is-none.png"], "there-is-none.png"),
+        (["--image", "text.png"], "text.png"),
+        (["--image", "red.png", "--mask", "large.png"], "40 x 40"),
+        (["--image", "red.png", "--mask", "text.png"], "text.png"),
+        (["--image", "red.png", "--mask", "there-is-none.png"], "there-is-none.png"),
+        (["--image", "red.png", "--strength", "0"], "--strength"),
+        (["--image", "red.png", "--strength", "1.5"], "--strength"),
+        (["--image", "red.png", "--between", "2"], "--between"),
+        ([PROMPT, "--out", "made.jpg"], ".png"),
+    ],
+)
+def test_bad_input_is_one_line(text_run, capsys, arguments, reason):
+    paint_scene("red.png")
+    paint_scene("large.png", 40)
+    Path("text.png").write_text("no picture")
+    assert reason in refused(capsys, "sample", text_run, *arguments)
+
+
+def test_a_prompt_to_a_model_without_text(capsys, clip_run):
+    assert "clip" in refused(capsys, "sample", clip_run, PROMPT)
+    assert main(tiny.command("plain")) == 0
+    capsys.readouterr()
+    assert "trained without text" in refused(capsys, "sample", "plain", PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("dropout=2", "dropout=2"),
+        ("scale=-1", "scale=-1"),
+        ("encoder=nowhere", "nowhere"),
+        ("objective=magic", "eps, x0, v, velocity"),
+        ("heads=3", "heads=3"),
+    ],
+)
+def test_bad_settings_are_one_line(capsys, setting, reason):
+    arguments = [text for text in tiny.text_command("run") if not text.startswith("size")]
+    assert reason in refused(capsys, *arguments, setting)
+
+
+# minidiff compare, minidiff describe
+
+
+def test_compare(text_run, capsys):
+    command = [
+        "compare",
+        str(text_run),
+        "--count",
+        "16",
+        "--steps",
+        "2",
+        "3",
+        "--scales",
+        "0",
+        "2.5",
+    ]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    text = Path("compare/compare.md").read_text()
+    for name in ("heun", "dpm++", "ddim, eta 1", "ddpm, large variance", "frechet", "coverage"):
+        assert name in said
+        assert name in text
+    assert "| 2.5 |" in text
+    assert sorted(path.name for path in Path("compare").iterdir()) == [
+        "compare.md", "guidance.png", "samplers.png", "scales.png",
+    ]  # fmt: skip
+
+
+def test_compare_more_steps_than_there_are(text_run, capsys):
+    assert "more than the model's 8" in refused(capsys, "compare", text_run, "--steps", "9")
+
+
+def test_describe(capsys):
+    assert main(["describe", "stable-diffusion-1"]) == 0
+    said = capsys.readouterr().out
+    assert "12 + 1 + 12" in said
+    assert "22 ResBlocks, 16 transformer blocks" in said
+    assert "859,520,964 parameters" in said
