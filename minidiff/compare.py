@@ -11,6 +11,7 @@ from minidiff import judge, metrics, plot
 from minidiff.data.factors import FACTORS
 from minidiff.data.sources import captions_of, open_source
 from minidiff.diffusion import Diffusion, draw
+from minidiff.sampling import Spacing
 
 SHOWN = 6  # prompts in a sweep
 AT_ONCE = 256  # captions drawn per call
@@ -83,12 +84,19 @@ def by_scale(measure: Measure, scales: Sequence[float]) -> tuple[Figure, list[di
     return _sweep(rows, measure.prompts, "guidance scale, same seeds"), numbers
 
 
-def by_sampler(measure: Measure, steps: Sequence[int]) -> tuple[Figure, list[dict]]:
-    """The first images of each variant at the fewest steps, and the numbers of each at all steps."""
+def by_sampler(
+    measure: Measure, steps: Sequence[int], spacing: Spacing = "trailing"
+) -> tuple[Figure, list[dict]]:
+    """The first images of each variant at the fewest steps, and the numbers of each at all steps.
+
+    With "leading" spacing, as in the DDIM paper, DDPM's large variance in few steps leaves its last noise
+    in the image; with "trailing" the last step takes it away.
+    """
     rows, numbers = [], []
     for name, (sampler, settings) in VARIANTS.items():
         for count in steps:
-            made, found = measure(sampler=sampler, steps=int(count), **settings)
+            settings = {**settings, "steps": int(count), "spacing": spacing}
+            made, found = measure(sampler=sampler, **settings)
             numbers.append({"sampler": name, "steps": int(count), **found})
             if count == min(steps):
                 rows.append((name, made[:SHOWN]))

@@ -203,7 +203,11 @@ class Diffusion:
         name, steps = sampler or self.sampler, settings.get("steps")
         if self.scheduler:
             if steps:
-                settings = {**settings, "steps": tuple(self.scheduler.timesteps(steps).tolist())}
+                try:
+                    visited = self.scheduler.timesteps(steps)
+                except ValueError as error:
+                    raise InputError(str(error)) from None
+                settings = {**settings, "steps": tuple(visited.tolist())}
             if name == "ddpm":
                 settings = {"variance": self.scheduler.variance, **settings}
         return SAMPLERS[name], settings

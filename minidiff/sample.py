@@ -41,6 +41,8 @@ def run(args: argparse.Namespace, out: Path) -> None:
     _check(args)
     model = load(args.run)
     settings = _settings(args, model)
+    for note in model.scheduler.notes if model.scheduler else ():
+        print(f"minidiff: {args.run}: {note}", file=sys.stderr)
     args.count = args.count or (4 * len(args.prompts) or 16)
     if args.prompts:
         if model.encoder is None:

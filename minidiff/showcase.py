@@ -27,7 +27,7 @@ PROMPTS = (
 STEPS = 250  # of samplers with fresh noise
 FRAMES = 10  # of a strip
 ACROSS = 8  # images from one end to the other
-CLIP_SCALE = 100.0  # of CLIP guidance: what one unit of cosine is worth
+CLIP_SCALE = 300.0  # of CLIP guidance: what one unit of cosine is worth
 
 
 def filmstrip(key: jax.Array, model: Diffusion, prompts: Sequence[str]) -> Figure:

@@ -22,6 +22,7 @@ from minidiff.noising import Denoiser, Schedule, predict_x0
 from minidiff.sampling import Spacing, Steps, Trajectory, compiled_sampler, sample_noise, timesteps
 
 Method = Literal["euler", "heun", "dpm++", "ancestral"]
+LEAP = 10.0
 Scalar = Float[Array, ""] | float
 
 
@@ -50,9 +51,7 @@ def heun_step(
 ) -> Float[Array, "batch *shape"]:
     """Follow the mean of the slopes at both ends (Karras et al. 2022, algorithm 1): second order.
 
-    ``eps_next`` is the denoiser's guess where ``euler_step`` would arrive. A step that divides sigma by
-    a hundred, such as the first of a short run through the cosine schedule, which ends at sigma 20,000,
-    is beyond it: the mean of two slopes says nothing of what lies between.
+    ``eps_next`` is the denoiser's guess where ``euler_step`` would arrive.
     """
     return y + (sigma_next - sigma) * 0.5 * (eps + eps_next)
 
@@ -118,8 +117,9 @@ def ode_sample(
         steps: from noise to image. Heun calls the denoiser twice in each but the last.
 
     The last step, to the image itself, is Euler's in every method, since the slope there is not defined;
-    it limits the order of the whole. Heun wants a schedule that ends well short of pure noise, as the
-    linear one does (see ``heun_step``).
+    it limits the order of the whole. So is, in Heun's, a step that divides sigma by more than LEAP, such
+    as the first of a short run through the cosine schedule, from sigma 20,000: the mean of the slopes at
+    its ends says nothing of what lies between, and follows noise.
     """
     if method not in ("euler", "heun", "dpm++", "ancestral"):
         raise ValueError(f"method must be euler, heun, dpm++ or ancestral; got {method!r}")
@@ -150,7 +150,7 @@ def ode_sample(
             def correct(moved):
                 return heun_step(y, now, after, eps, call(moved, after, t_next)[1])
 
-            moved = jax.lax.cond(after > 0, correct, lambda moved: moved, moved)
+            moved = jax.lax.cond(LEAP * after > now, correct, lambda moved: moved, moved)
         return (moved, x0), (xt, x0) if every else None
 
     # y at the start: divided by sqrt(alpha_bar), which is 1 / sqrt(1 + sigma^2).

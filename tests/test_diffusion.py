@@ -140,6 +140,26 @@ def test_the_offset_of_a_folder_is_kept(tmp_path):
     assert settings["steps"] == (16, 11, 6, 1)
 
 
+def test_steps_that_the_offset_leads_past_the_end(tmp_path, capsys):
+    folder = write_folder(tmp_path / "model", method="ddim", offset=1)
+    out = tmp_path / "made.png"
+    assert main(["sample", str(folder), "--steps", "20", "--out", str(out)]) == 2
+    err = capsys.readouterr().err
+    assert "offset 1" in err
+    assert err.count("\n") == 1
+    assert not out.exists()
+
+
+def test_what_of_a_scheduler_is_not_followed_is_told(tmp_path, capsys):
+    folder = write_folder(tmp_path / "model", method="dpm++")
+    path = folder / "scheduler_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "use_karras_sigmas": True}))
+    out = tmp_path / "made.png"
+    assert main(["sample", str(folder), "--steps", "2", "--count", "1", "--out", str(out)]) == 0
+    assert "use_karras_sigmas" in capsys.readouterr().err
+
+
 def test_a_folder_whose_images_do_not_fit_its_network(tmp_path, capsys):
     folder = write_folder(tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())

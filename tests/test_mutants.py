@@ -8,6 +8,7 @@ import inspect
 import sys
 import types
 
+import mutants_uses
 import oracles
 import pytest
 import test_clip
@@ -637,7 +638,9 @@ CHECKS = {
     clip: test_clip.CHECKS,
     retrieval: test_retrieval.CHECKS,
     metrics: [test_metrics.check_recall],
+    **mutants_uses.CHECKS,
 }
+MUTANTS |= mutants_uses.MUTANTS
 
 
 @pytest.mark.parametrize("name", MUTANTS)

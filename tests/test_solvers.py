@@ -83,6 +83,17 @@ def test_many_steps_come_to_the_exact_solution(method):
     assert error(method, 500, linear_schedule()) < 0.01
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("steps", [5, 10, 20])
+def test_a_leap_from_nothing_but_noise(method, steps):
+    """The cosine schedule begins at sigma 20,000; a corrector there would end thousands away."""
+    schedule = cosine_schedule()
+    denoiser = Ideal(schedule, jnp.array([-1.0, 1.0]), 0.2)
+    found = np.asarray(ode_sample(KEY, denoiser, schedule, SHAPE, method=method, steps=steps))
+    assert np.abs(found).max() < 2
+    assert 0.3 < np.mean(found > 0) < 0.7
+
+
 @pytest.mark.parametrize("spacing", ["trailing", "linspace"])
 def test_euler_is_ddim(spacing):
     schedule = linear_schedule()
