@@ -20,32 +20,24 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"{text} is out of range: it must be from 1 to 1000000")
-    return number
+def _number(kind: type, low: float, high: float):
+    """Reads a number of this kind in this range."""
+
+    def read(text: str):
+        number = kind(text)
+        if not low <= number <= high:
+            reason = f"{text} is out of range: it must be from {low} to {high}"
+            raise argparse.ArgumentTypeError(reason)
+        return number
+
+    read.__name__ = kind.__name__  # argparse names it where the text is no number at all
+    return read
 
 
-def _seed(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is out of range: it must be from 0 to 4294967295")
-    return number
-
-
-def _scale(text: str) -> float:
-    number = float(text)
-    if not 0 <= number <= 1000:
-        raise argparse.ArgumentTypeError(f"{text} is out of range: it must be from 0 to 1000")
-    return number
-
-
-def _share(text: str) -> float:
-    number = float(text)
-    if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is out of range: it must be above 0, at most 1")
-    return number
+_count = _number(int, 1, 1_000_000)
+_seed = _number(int, 0, 2**32 - 1)
+_scale = _number(float, 0, 1000)
+_share = _number(float, 0.001, 1)
 
 
 def _model(verb: argparse.ArgumentParser) -> None:
@@ -95,7 +87,9 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--negative", default="", metavar="TEXT", help="what guidance leads away from"
     )
-    verb.add_argument("--between", type=_count, metavar="N", help="N images from one to the other")
+    verb.add_argument(
+        "--between", type=_number(int, 2, 64), metavar="N", help="N images on the way"
+    )
     verb.add_argument("--image", metavar="FILE", help="a picture to begin with")
     verb.add_argument("--strength", type=_share, help="how far it is noised, 0 to 1; default: 0.6")
     verb.add_argument("--mask", metavar="FILE", help="keep FILE of --image but where this is white")

@@ -12,7 +12,7 @@ from PIL import Image
 from minidiff import plot
 from minidiff.data.arrays import to_float
 from minidiff.data.images import read_images
-from minidiff.diffusion import SAMPLERS, Diffusion, draw
+from minidiff.diffusion import AT_ONCE, SAMPLERS, Diffusion, draw
 from minidiff.editing import image_to_image, inpaint, lerp, slerp
 from minidiff.errors import InputError
 from minidiff.recipes import ddpm, text_to_image
@@ -79,6 +79,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"--between wants a sampler without fresh noise, not {args.sampler}")
     if args.between and len(args.prompts) > 2:
         raise InputError(f"--between goes from one prompt to another, not over {len(args.prompts)}")
+    if args.image and (args.count or 0) > AT_ONCE:
+        raise InputError(f"--count {args.count} is too many with --image: at most {AT_ONCE}")
     if args.strength is not None and (args.mask or not args.image):
         raise InputError("--strength belongs to --image FILE, without --mask")
     if not args.prompts and (args.scale is not None or args.negative):
@@ -90,6 +92,8 @@ def _check(args: argparse.Namespace) -> None:
 def _settings(args: argparse.Namespace, model: Diffusion) -> dict:
     """Of ``Diffusion.sampling``: the sampler's name and its steps. InputError for too many."""
     sampler, total = args.sampler or model.sampler, model.schedule.steps
+    if args.between and sampler in NOISY:  # the model's own, for _check saw what was asked for
+        sampler = "ddim"
     if args.steps and args.steps > total:
         raise InputError(f"--steps {args.steps} is more than the model's {total}")
     steps = args.steps or (None if sampler == "ddpm" else min(model.steps, total))

@@ -230,6 +230,8 @@ def test_a_part_is_painted_anew(text_run):
         (["--image", "red.png", "--strength", "0"], "--strength"),
         (["--image", "red.png", "--strength", "1.5"], "--strength"),
         (["--image", "red.png", "--between", "2"], "--between"),
+        (["--image", "red.png", "--count", "65"], "at most 64"),
+        ([PROMPT, "--between", "1"], "from 2 to 64"),
         ([PROMPT, "--out", "made.jpg"], ".png"),
     ],
 )
@@ -255,6 +257,7 @@ def test_a_prompt_to_a_model_without_text(capsys, clip_run):
         ("encoder=nowhere", "nowhere"),
         ("objective=magic", "eps, x0, v, velocity"),
         ("heads=3", "heads=3"),
+        ("size=24", "16, 32 or 64"),
     ],
 )
 def test_bad_settings_are_one_line(capsys, setting, reason):

@@ -443,19 +443,21 @@ def test_files_larger_than_any_vocabulary_are_not_read(tmp_path, monkeypatch):
     toy().save(tmp_path)
     with pytest.raises(InputError, match="larger than 1000 bytes"):
         Tokenizer.load(tmp_path)
-    (tmp_path / "bomb.txt.gz").write_bytes(gzip.compress(b"a b\n" * 100_000))
+    (tmp_path / "bomb.txt.gz").write_bytes(gzip.compress(b"a b\n" * 100_000, mtime=0))
     assert (tmp_path / "bomb.txt.gz").stat().st_size < 1000
     with pytest.raises(InputError, match="larger than 1000 bytes"):
         Tokenizer.from_bpe(tmp_path / "bomb.txt.gz")
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"title\na b\n" * 99)[:-9], b""])
+@pytest.mark.parametrize(
+    "content", [b"no gzip", gzip.compress(b"title\na b\n" * 99, mtime=0)[:-9], b""]
+)
 def test_lists_of_openai_that_cannot_be_read(tmp_path, content):
     (tmp_path / "bpe.txt.gz").write_bytes(content)
     if content:
         with pytest.raises(InputError, match=r"bpe.txt.gz cannot be read"):
             Tokenizer.from_bpe(tmp_path / "bpe.txt.gz")
-    corrupt = bytearray(gzip.compress(b"title\na b\nc d\n" * 99))
+    corrupt = bytearray(gzip.compress(b"title\na b\nc d\n" * 99, mtime=0))
     corrupt[15] ^= 0xFF
     (tmp_path / "bpe.txt.gz").write_bytes(corrupt)
     with pytest.raises(InputError, match=r"bpe.txt.gz"):
@@ -475,7 +477,7 @@ def test_the_real_vocabulary_is_found_without_importing_its_package(tmp_path, mo
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError, match=r"No such file .*bpe_simple_vocab_16e6.txt.gz"):
         real_clip_tokenizer()
-    content = gzip.compress(b"title\nc a\nca t</w>\n")
+    content = gzip.compress(b"title\nc a\nca t</w>\n", mtime=0)
     (tmp_path / "open_clip" / "bpe_simple_vocab_16e6.txt.gz").write_bytes(content)
     assert real_clip_tokenizer().encode("cat") == [513]
 

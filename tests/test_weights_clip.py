@@ -14,12 +14,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from foreign import complaint, equal
 from golden import make_clip
 
 from minidiff import weights
 from minidiff.clip import CLIP, OPENAI_MEAN, OPENAI_STD, SIZES, CLIPConfig
 from minidiff.contrastive import contrastive_loss
-from minidiff.errors import InputError
 from minidiff.text import TextConfig, Tokenizer
 from minidiff.vit import ViTConfig
 from minidiff.weights import folders, mapping
@@ -55,21 +55,6 @@ def change(path, **changes):
         if value is ...:
             del facts[key]
     path.write_text(json.dumps(facts))
-
-
-def complaint(action, *arguments):
-    with pytest.raises(InputError) as caught:
-        action(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def equal(a, b):
-    """The same structure, settings, types, shapes and bits."""
-    return jax.tree.structure(a) == jax.tree.structure(b) and all(
-        x.dtype == y.dtype and np.array_equal(x, y)
-        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    )
 
 
 # Parity

@@ -14,9 +14,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from foreign import complaint, equal
 
 from minidiff import blocks, weights
-from minidiff.errors import InputError
 from minidiff.layers import count_parameters
 from minidiff.layouts import LAYOUTS
 from minidiff.unet import Condition, Level, UNet, UNetConfig
@@ -80,21 +80,6 @@ def change(path, **changes):
     """Change settings in a JSON file; ... removes one."""
     facts = (json.loads(path.read_text()) if path.exists() else {}) | changes
     path.write_text(json.dumps({k: v for k, v in facts.items() if v is not ...}))
-
-
-def complaint(action, *arguments):
-    with pytest.raises(InputError) as caught:
-        action(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def equal(a, b):
-    """The same structure, settings, types, shapes and bits."""
-    return jax.tree.structure(a) == jax.tree.structure(b) and all(
-        x.dtype == y.dtype and np.array_equal(x, y)
-        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    )
 
 
 # Parity

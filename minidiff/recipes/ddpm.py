@@ -95,6 +95,8 @@ def run(out: str, config: Config, *, progress: bool = True) -> Run:
         config.data, seed=config.seed, size=config.size, batch_size=config.batch_size
     )
     shape = source.image_shape
+    if source.name == "scenes":
+        judge.check_images(shape)  # before anything is trained, not after
     unet_config = config.unet(shape)
     folder = open_run(out, "ddpm", config, image_shape=list(shape))
     schedule, weight = config.noise_schedule(), config.step_weight()

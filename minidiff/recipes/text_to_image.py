@@ -121,6 +121,8 @@ def run(out: str, config: Config, *, progress: bool = True) -> Run:
         config.data, seed=config.seed, size=config.size, batch_size=config.batch_size
     )
     shape = source.image_shape
+    if source.name == "scenes":
+        judge.check_images(shape)  # before anything is trained, not after
     config.unet(shape)  # what is wrong is told before anything is written
     if config.encoder and not (Path(out) / "clip" / "config.json").exists():
         clip.load(config.encoder)

@@ -16,7 +16,16 @@ from minidiff.text import Tokenizer
 from minidiff.weights.clip_settings import LEGACY_END, preprocessor_settings, read_config, settings
 from minidiff.weights.files import write_together
 from minidiff.weights.folders import weight_files
-from minidiff.weights.mapping import Entry, linear, norm, open_tensors, patches, read, write
+from minidiff.weights.mapping import (
+    Entry,
+    linear,
+    norm,
+    open_tensors,
+    patches,
+    read,
+    same_parts,
+    write,
+)
 from minidiff.weights.openai import EXTRAS, openai_config, openai_entries
 
 BUFFERS = {f"{tower}_model.embeddings.position_ids" for tower in ("text", "vision")}
@@ -62,9 +71,7 @@ def save_clip(clip: CLIP, folder: Path | str) -> None:
             f"end token {LEGACY_END} means another thing in transformers: the largest id"
         )
     template = _template(config)
-    if jax.tree.structure(clip) != jax.tree.structure(template) or any(
-        x.shape != y.shape for x, y in zip(*map(jax.tree.leaves, (clip, template)), strict=True)
-    ):
+    if not same_parts(clip, template):
         raise InputError(
             "the parts of this CLIP are not what its config says: CLIPModel needs that"
         )

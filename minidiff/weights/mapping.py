@@ -148,3 +148,11 @@ def write(entries: Sequence[Entry], tree: object) -> dict[str, np.ndarray]:
     """The tensors of a file that holds a pytree, by name."""
     arrays = jax.device_get(flatten(tree))
     return {entry.name: entry.gather(arrays) for entry in entries}
+
+
+def same_parts(tree: object, template: object) -> bool:
+    """Whether a pytree is built as its template is, array by array."""
+    if jax.tree.structure(tree) != jax.tree.structure(template):
+        return False
+    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(template), strict=True)
+    return all(x.shape == y.shape for x, y in pairs)

@@ -17,7 +17,17 @@ from minidiff.errors import InputError
 from minidiff.unet import UNet, UNetConfig
 from minidiff.weights.files import write_together
 from minidiff.weights.folders import Settings, read_json, weight_files
-from minidiff.weights.mapping import CONV, Entry, Layout, linear, norm, open_tensors, read, write
+from minidiff.weights.mapping import (
+    CONV,
+    Entry,
+    Layout,
+    linear,
+    norm,
+    open_tensors,
+    read,
+    same_parts,
+    write,
+)
 from minidiff.weights.unet_settings import read_config, settings
 
 MOST_SIDE = 2**16
@@ -87,9 +97,7 @@ def save_unet(unet: UNet, folder: Path | str, *, side: int | None = None) -> Non
     """
     facts = settings(unet.config, side)
     template = _template(unet.config)
-    if jax.tree.structure(unet) != jax.tree.structure(template) or any(
-        x.shape != y.shape for x, y in zip(*map(jax.tree.leaves, (unet, template)), strict=True)
-    ):
+    if not same_parts(unet, template):
         raise InputError(
             "the parts of this U-Net are not what its config says: diffusers needs that"
         )
