@@ -20,7 +20,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def _number(kind: type, low: float, high: float):
+def _number(kind: type, low: int | float, high: int | float):
     """Reads a number of this kind in this range."""
 
     def read(text: str):

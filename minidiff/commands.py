@@ -57,12 +57,14 @@ def _compare(args: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         plot.save(figure, out / f"{name}.png")
-    floor = measure.floor
+    floor, bits = measure.floor, compare.bits(model, args.seed)
+    told = ", ".join(f"{name} {value:.2f}" for name, value in bits.items())
     text = "\n\n".join(
         [
             *tables,
-            f"Other real scenes: Frechet {floor['frechet']:.0f}, "
-            f"coverage {100 * floor['coverage']:.1f}%.",
+            f"Other real scenes: Frechet {floor['frechet']:.0f}, coverage "
+            f"{100 * floor['coverage']:.1f}%.",
+            f"Bits per dimension of real test scenes: {told}.",
         ]
     )
     (out / "compare.md").write_text(f"# {args.run}\n\n{text}\n", encoding="utf-8")

@@ -1,8 +1,11 @@
 """How well a model draws what it is told: against the guidance scale, and against sampler and steps."""
 
+import dataclasses
 from collections.abc import Sequence
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 from matplotlib.figure import Figure
@@ -10,7 +13,9 @@ from matplotlib.figure import Figure
 from minidiff import judge, metrics, plot
 from minidiff.data.factors import FACTORS
 from minidiff.data.sources import captions_of, open_source
-from minidiff.diffusion import Diffusion, draw
+from minidiff.diffusion import OBJECTIVES, Diffusion, draw
+from minidiff.guidance import Conditioned
+from minidiff.likelihood import bits_per_dimension
 from minidiff.sampling import Spacing
 
 SHOWN = 6  # prompts in a sweep
@@ -63,15 +68,38 @@ class Measure:
             **(judge.faithfulness(seen["factors"], told) if told else {}),
             "coverage": metrics.coverage(self.real, seen["features"]),
             "frechet": metrics.frechet_distance(self.real, seen["features"]),
+            "noise": metrics.noise_level(made),
         }
 
     @property
     def floor(self) -> dict:
-        """Coverage and Frechet distance of other real scenes."""
+        """Coverage and Frechet distance of other real scenes; those have no noise."""
         return {
             "coverage": metrics.coverage(self.real, self.other),
             "frechet": metrics.frechet_distance(self.real, self.other),
         }
+
+
+def bits(model: Diffusion, seed: int, count: int = 32, probes: int = 4) -> dict[str, float]:
+    """Bits per dimension of real test scenes: told nothing, and told their own captions.
+
+    What a caption tells of its picture need not be told by the picture. Without guidance and without
+    limits on the predicted images, which would make it no density.
+    """
+    side = model.image_shape[0]
+    images = jnp.asarray(judge.real_scenes(seed, "test", side, count)["image"])
+    model = dataclasses.replace(model, limits=None)
+    denoisers = {"untold": model.denoiser([""] * count)}
+    if model.takes_text:
+        told = model.condition(captions("scenes", seed, "test", side, count))
+        network = OBJECTIVES[model.objective](model.unet, model.schedule)
+        denoisers["told"] = Conditioned(network, told)
+    measure = jax.jit(partial(bits_per_dimension, probes=probes))
+    key = jax.random.key(seed)
+    return {
+        name: float(measure(key, denoiser, model.schedule, images).mean())
+        for name, denoiser in denoisers.items()
+    }
 
 
 def by_scale(measure: Measure, scales: Sequence[float]) -> tuple[Figure, list[dict]]:
@@ -119,11 +147,11 @@ def curve(rows: Sequence[dict]) -> Figure:
 
 
 def table(rows: Sequence[dict]) -> str:
-    """Rows of numbers under the same names as Markdown: shares as per cent, distances whole."""
+    """Rows of numbers under the same names as Markdown: shares as per cent."""
 
     def cell(name: str, value: object) -> str:
-        if name == "frechet":
-            return f"{value:.0f}"
+        if name in ("frechet", "noise"):
+            return f"{value:.0f}" if name == "frechet" else f"{value:.3f}"
         if isinstance(value, float) and name != "scale":
             return f"{100 * value:.1f}%"
         return f"{value:g}" if isinstance(value, float) else str(value)

@@ -71,9 +71,9 @@ class Judge:
         return dict(zip(FACTORS, jnp.split(logits, ends, axis=1), strict=True))
 
 
-def check_images(shape: tuple[int, int, int]) -> None:
-    """InputError unless the judge can look at images of this shape."""
-    side, width, channels = shape
+def check_images(shape: tuple[int, ...]) -> None:
+    """InputError unless the judge can look at images of this shape, or at batches of it."""
+    side, width, channels = shape[-3:]
     if side % SIDE or width != side or channels != 3:
         raise InputError(f"the judge sees colour images of 16, 32 or 64 pixels, not {shape}")
 
@@ -81,7 +81,7 @@ def check_images(shape: tuple[int, int, int]) -> None:
 def shrink(images: Float[Array, "batch height width channels"]) -> Float[Array, "batch 16 16 3"]:
     """Average down to 16 x 16. InputError unless square, the side a multiple of 16, and 3 channels."""
     batch, side, _, _ = images.shape
-    check_images(images.shape[1:])
+    check_images(images.shape)
     return images.reshape(batch, SIDE, side // SIDE, SIDE, side // SIDE, 3).mean(axis=(2, 4))
 
 

@@ -74,3 +74,15 @@ def recall(
     # Not >=: what is no number stands before, too.
     before = np.sum(~(similarity < best) & ~relevant, axis=1)
     return float(np.mean(before < k))
+
+
+def noise_level(images: Float[np.ndarray, "n height width channels"]) -> float:
+    """Standard deviation of white noise in images, by the median of their second differences.
+
+    Flat and evenly shaded parts have none of their own, and a median does not heed edges as long as they
+    are few (Donoho and Johnstone 1994: the median of |N(0, s^2)| is 0.6745 s). A classifier's features
+    may overlook what this sees.
+    """
+    images = np.asarray(images, np.float32)
+    second = images[:, :, 2:] - 2 * images[:, :, 1:-1] + images[:, :, :-2]
+    return float(np.median(np.abs(second)) / (0.6745 * 6**0.5))

@@ -22,7 +22,7 @@ from minidiff.noising import Denoiser, Schedule, predict_x0
 from minidiff.sampling import Spacing, Steps, Trajectory, compiled_sampler, sample_noise, timesteps
 
 Method = Literal["euler", "heun", "dpm++", "ancestral"]
-LEAP = 10.0
+LEAP, FAR = 10.0, 100.0
 Scalar = Float[Array, ""] | float
 
 
@@ -117,9 +117,9 @@ def ode_sample(
         steps: from noise to image. Heun calls the denoiser twice in each but the last.
 
     The last step, to the image itself, is Euler's in every method, since the slope there is not defined;
-    it limits the order of the whole. So is, in Heun's, a step that divides sigma by more than LEAP, such
-    as the first of a short run through the cosine schedule, from sigma 20,000: the mean of the slopes at
-    its ends says nothing of what lies between, and follows noise.
+    it limits the order of the whole. So is, in Heun's, a step from beyond FAR that divides sigma by more
+    than LEAP, such as the first of a short run through the cosine schedule, from sigma 20,000: the mean
+    of the slopes at its ends says nothing of what lies between, and follows noise.
     """
     if method not in ("euler", "heun", "dpm++", "ancestral"):
         raise ValueError(f"method must be euler, heun, dpm++ or ancestral; got {method!r}")
@@ -150,13 +150,14 @@ def ode_sample(
             def correct(moved):
                 return heun_step(y, now, after, eps, call(moved, after, t_next)[1])
 
-            moved = jax.lax.cond(LEAP * after > now, correct, lambda moved: moved, moved)
+            sound = (after > 0) & ((now < LEAP * after) | (now < FAR))
+            moved = jax.lax.cond(sound, correct, lambda moved: moved, moved)
         return (moved, x0), (xt, x0) if every else None
 
     # y at the start: divided by sqrt(alpha_bar), which is 1 / sqrt(1 + sigma^2).
     start = start * jnp.sqrt(1 + sigma[0] ** 2)
     indices = (
-        jnp.arange(steps),
+        jnp.arange(len(ts)),
         jnp.asarray(ts),
         jnp.append(jnp.asarray(ts[1:]), 0),
         jnp.append(sigma[0], sigma[:-2]),  # before the first step: itself, so nothing is remembered

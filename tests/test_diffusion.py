@@ -65,12 +65,15 @@ def told():
 
 @pytest.mark.parametrize("objective", list(diffusion.OBJECTIVES))
 @pytest.mark.parametrize("schedule", list(diffusion.SCHEDULES))
-def test_every_objective_trains_and_samples_with_every_schedule(objective, schedule):
-    config = Config(objective=objective, schedule=schedule, zero_snr=True, timesteps=20)
+def test_every_objective_has_its_error_with_every_schedule(objective, schedule):
+    config = Config(
+        objective=objective, schedule=schedule, zero_snr=True, timesteps=20, sample_steps=4
+    )
     model = Diffusion.of(config, UNet.init(KEY, PLAIN), SHAPE)
     denoiser = diffusion.OBJECTIVES[objective](model.unet, model.schedule)
     x0 = jax.random.normal(KEY, (4, *SHAPE))
-    loss = jax.jit(lambda d: noise_loss(KEY, d, model.schedule, x0, config.step_weight()))
+    weight = config.step_weight()
+    loss = jax.jit(lambda d: noise_loss(KEY, d, model.schedule, x0, weight))
     # A network that says nothing: the error is the target's own size, 1, 1, 1 or 2.
     assert float(loss(denoiser)) == pytest.approx(2.0 if objective == "velocity" else 1.0, rel=0.25)
 
@@ -121,10 +124,11 @@ def write_folder(folder, **settings):
 
 @pytest.mark.parametrize("method", ["ddpm", "ddim", "dpm++", "euler"])
 def test_a_diffusers_folder_is_sampled_as_it_says(tmp_path, method):
-    model = Diffusion.read(write_folder(tmp_path / "model", method=method, clip=1.0))
+    clip = 1.0 if method in ("ddpm", "ddim") else None  # the others have no such setting
+    model = Diffusion.read(write_folder(tmp_path / "model", method=method, clip=clip))
     assert model.image_shape == SHAPE
     assert model.sampler == method
-    assert model.limits == (-1.0, 1.0)
+    assert model.limits == ((-1.0, 1.0) if clip else None)
     _, settings = model.sampling(None, {"steps": 5})
     assert settings["steps"] == tuple(model.scheduler.timesteps(5))
     out = tmp_path / "made.png"

@@ -176,3 +176,13 @@ def test_recall_does_not_depend_on_the_order_of_items():
 def test_recall_needs_something_to_recall():
     with pytest.raises(ValueError, match="every query needs a relevant item"):
         recall(np.zeros((2, 2)), np.array([[True, False], [False, False]]), 1)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.02, 0.1, 0.3])
+def test_noise_level_is_that_of_the_noise(level):
+    """On shaded pictures with an edge, which are no noise."""
+    dice = np.random.default_rng(0)
+    ramp = np.linspace(-1, 1, 16)[None, None, :, None] * np.ones((200, 16, 16, 3))
+    ramp[:, :, 8:] *= -1
+    noisy = np.float32(ramp + level * dice.normal(size=ramp.shape))
+    assert metrics.noise_level(noisy) == pytest.approx(level, rel=0.2, abs=1e-6)

@@ -69,7 +69,9 @@ def test_what_a_run_leaves(text_run):
             picture.verify()
     for split in ("test", "unseen"):
         found = report["judge"][split]
-        assert {"subject", "colour", "accessory", "all", "coverage", "frechet"} <= set(found)
+        assert {"subject", "colour", "accessory", "all", "coverage", "frechet", "noise"} <= set(
+            found
+        )
         assert all(0 <= value <= 1 for name, value in found.items() if name != "frechet")
     assert [row["scale"] for row in report["scales"]] == [0, 3]
     assert len({(row["sampler"], row["steps"]) for row in report["samplers"]}) == 5

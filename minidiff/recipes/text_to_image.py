@@ -243,8 +243,9 @@ def tables(report: dict) -> list[str]:
         return []
     both = [{"": f"{split} prompts", **numbers} for split, numbers in report["judge"].items()]
     found = [
-        f"Share of prompted attributes that the judge sees at guidance {report['scale']:g} (Frechet "
-        f"distance of other real scenes: {report['floor']['frechet']:.0f}):",
+        f"Share of prompted attributes that the judge sees at guidance {report['scale']:g}. Frechet "
+        "distance and coverage are to the scenes that the prompts were written for; other real "
+        f"scenes have {report['floor']['frechet']:.0f} and {report['floor']['coverage']:.2f}.",
         compare.table(both),
         compare.table(report["scales"]),
     ]
