@@ -104,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--count", type=_count, default=128, help="images each; default: 128")
     verb.add_argument("--scales", type=_scale, nargs="+", default=[0.0, 1.0, 2.0, 3.0, 5.0, 8.0])
     verb.add_argument("--steps", type=_count, nargs="+", default=[10, 20, 50, 100])
+    verb.add_argument("--scale", type=_scale, help="of samplers; default: as the run was told")
     verb.add_argument(
         "--spacing", choices=("trailing", "leading", "linspace"), default="trailing",
         help="of the steps; the DDIM paper's is leading; default: trailing",

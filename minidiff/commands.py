@@ -52,7 +52,7 @@ def _compare(args: argparse.Namespace) -> None:
         figures["scales"], rows = compare.by_scale(measure, args.scales)
         figures["guidance"] = compare.curve(rows)
         tables.append(compare.table(rows))
-    figures["samplers"], rows = compare.by_sampler(measure, args.steps, args.spacing)
+    figures["samplers"], rows = compare.by_sampler(measure, args.steps, args.spacing, args.scale)
     tables.append(compare.table(rows))
     out.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():

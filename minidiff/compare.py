@@ -113,7 +113,10 @@ def by_scale(measure: Measure, scales: Sequence[float]) -> tuple[Figure, list[di
 
 
 def by_sampler(
-    measure: Measure, steps: Sequence[int], spacing: Spacing = "trailing"
+    measure: Measure,
+    steps: Sequence[int],
+    spacing: Spacing = "trailing",
+    scale: float | None = None,
 ) -> tuple[Figure, list[dict]]:
     """The first images of each variant at the fewest steps, and the numbers of each at all steps.
 
@@ -124,7 +127,7 @@ def by_sampler(
     for name, (sampler, settings) in VARIANTS.items():
         for count in steps:
             settings = {**settings, "steps": int(count), "spacing": spacing}
-            made, found = measure(sampler=sampler, **settings)
+            made, found = measure(sampler=sampler, scale=scale, **settings)
             numbers.append({"sampler": name, "steps": int(count), **found})
             if count == min(steps):
                 rows.append((name, made[:SHOWN]))

