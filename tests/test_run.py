@@ -392,4 +392,5 @@ def test_killed_twenty_times(trained, tmp_path):
 def test_the_recipe_loads_what_it_trained(trained):
     model = ddpm.load(trained.path)
     assert model.image_shape == (8, 8, 1)
-    assert model.config.channels == (8,)
+    assert model.unet.config.channels == (8,)
+    assert model.schedule.steps == 8
