@@ -58,7 +58,7 @@ def labelled(count, shape):
 
 def idx(array):
     header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-    return gzip.compress(header + array.tobytes())
+    return gzip.compress(header + array.tobytes(), mtime=0)
 
 
 def write_idx(folder):
@@ -151,11 +151,11 @@ def test_nothing_is_left_half_prepared(web, data_dir, monkeypatch):
     "content",
     [
         b"",
-        gzip.compress(b""),
-        gzip.compress(b"\0\0\x08\x03"),
-        gzip.compress(b"\0\0\x0d\x01\0\0\0\x01ABCD"),
-        gzip.compress(b"\0\0\x08\x01\0\0\0\x02A"),
-        gzip.compress(b"\0\0\x08\x01\0\0\0\x01A" * 9)[:-9],
+        gzip.compress(b"", mtime=0),
+        gzip.compress(b"\0\0\x08\x03", mtime=0),
+        gzip.compress(b"\0\0\x0d\x01\0\0\0\x01ABCD", mtime=0),
+        gzip.compress(b"\0\0\x08\x01\0\0\0\x02A", mtime=0),
+        gzip.compress(b"\0\0\x08\x01\0\0\0\x01A" * 9, mtime=0)[:-9],
         b"not compressed",
     ],
 )
