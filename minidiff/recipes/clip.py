@@ -140,12 +140,12 @@ def load(path: str | Path) -> Encoder:
     return Encoder(run.load_ema(template), tokenizer)
 
 
-def copy(path: str | Path, target: Path) -> None:
-    """What ``load`` needs of a run, in a folder of its own."""
+def copy(path: str | Path, target: Path, dtype: str | None = None) -> None:
+    """What ``load`` needs of a run, in a folder of its own; ``dtype``: of the numbers there."""
     run = Run(Path(path))
     target.mkdir(parents=True, exist_ok=True)
     shutil.copytree(run.path / "tokenizer", target / "tokenizer", dirs_exist_ok=True)
-    run.copy_ema(Run(target))
+    run.copy_ema(Run(target), dtype)
 
 
 def run(out: str, config: Config, *, progress: bool = True) -> Run:

@@ -114,12 +114,16 @@ class Run:
         ema = {n.removeprefix("ema."): a for n, a in arrays.items() if n.startswith("ema.")}
         return weights.unflatten(template, ema, str(self.checkpoint(steps[-1])))
 
-    def copy_ema(self, target: "Run") -> None:
-        """The settings and the averaged weights of the last checkpoint, to another folder."""
+    def copy_ema(self, target: "Run", dtype: str | None = None) -> None:
+        """The settings and the averaged weights of the last checkpoint, to another folder.
+
+        ``dtype`` is that of the numbers there; none: as they are.
+        """
         step = self.saved_steps()[-1]
         arrays, _ = weights.load_arrays(self.checkpoint(step))
         target.checkpoints.mkdir(parents=True, exist_ok=True)
         ema = {name: array for name, array in arrays.items() if name.startswith("ema.")}
+        ema = {name: array.astype(dtype or array.dtype) for name, array in ema.items()}
         weights.save(target.checkpoint(step), ema)
         target.write_json("config.json", self.read_json("config.json"))  # the seal
 

@@ -1,0 +1,79 @@
+"""What every lesson notebook begins with: its preset, its pictures, its claims, its weights."""
+
+import inspect
+import os
+from pathlib import Path
+
+import jax
+
+from minidiff.errors import InputError
+from minidiff.plot.show import log, show
+
+PRESET = "MINIDIFF_PRESET"  # of lessons: cpu where it is not set
+PRESETS = ("smoke", "cpu")
+REFERENCE = Path(__file__).parent / "assets" / "reference"
+# Where the reference weights of a recipe lie. Those of text_to_image hold the CLIP that they read.
+PLACES = {"text_to_image": REFERENCE, "clip": REFERENCE / "clip"}
+
+
+class Lesson:
+    """One run of a lesson.
+
+    ``smoke`` runs everything with hardly any training, to see that it runs; ``cpu`` is the lesson.
+    The environment variable MINIDIFF_PRESET chooses. InputError for any other preset.
+    """
+
+    def __init__(self, name: str):
+        self.name, self.preset = name, os.environ.get(PRESET, "cpu")
+        if self.preset not in PRESETS:
+            raise InputError(f"{PRESET}={self.preset} is not one of {', '.join(PRESETS)}")
+        place = f"jax {jax.__version__} on {jax.default_backend()}"
+        print(f"Lesson {name}, preset {self.preset}, {place}")
+
+    def pick(self, *, smoke: object, cpu: object) -> object:
+        """A setting that depends on the preset."""
+        return {"smoke": smoke, "cpu": cpu}[self.preset]
+
+    show = staticmethod(show)
+
+    def expect(
+        self, what: str, value: float, low: float, high: float, *, trained: bool = False
+    ) -> None:
+        """Print a result beside the band that the text claims for it.
+
+        AssertionError where it lies outside; ``trained=True`` marks a result of training, which
+        the preset smoke does not reach and only prints.
+        """
+        value, binding = float(value), not (trained and self.preset == "smoke")
+        holds = low <= value <= high
+        log(event="claim", what=what, value=value, low=low, high=high, holds=holds)
+        print(f"{what}: {value:.4g} (expected {low:.4g} to {high:.4g})")
+        if binding and not holds:
+            raise AssertionError(f"{what} is {value:.4g}, outside {low:.4g} to {high:.4g}")
+
+    @staticmethod
+    def source(thing: object) -> None:
+        """Print the source of a function or class of minidiff as it is now."""
+        print(inspect.getsource(inspect.unwrap(thing)).rstrip())
+
+    def weights(self, recipe: str, whose: str = "reference") -> Path:
+        """The folder of a trained run: "reference", or "mine" from an earlier lesson or command.
+
+        The reference weights came from ``minidiff train text_to_image --preset cpu`` by
+        lessons/reference.py. InputError where there are none.
+        """
+        if whose not in ("reference", "mine"):
+            raise InputError(f"whose={whose!r} is neither 'reference' nor 'mine'")
+        if recipe not in PLACES:
+            raise InputError(f"there are weights of {', '.join(PLACES)}, not of {recipe!r}")
+        if whose == "reference":
+            return PLACES[recipe]
+        mine = self.folder(recipe)
+        if not (mine / "config.json").exists():
+            command = f"minidiff train {recipe} --out {mine}"
+            raise InputError(f"there is no run in {mine} yet: make one by `{command}`")
+        return mine
+
+    def folder(self, recipe: str) -> Path:
+        """Where a lesson trains a run, and ``weights(recipe, "mine")`` looks for it."""
+        return Path("runs") / (f"smoke-{recipe}" if self.preset == "smoke" else recipe)

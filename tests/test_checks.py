@@ -1,0 +1,115 @@
+"""The checks have teeth: each accepts the module's function and tells every planted mistake."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from minidiff import checks
+from minidiff.checks.exercise import difference, transformed
+
+EXERCISES = checks.exercises()
+MISTAKES = [(name, sentence) for name, e in EXERCISES.items() for sentence in e.mistakes]
+
+
+def blank(*args):
+    raise NotImplementedError
+
+
+def returns_nothing(*args):
+    pass
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+class TestEveryExercise:
+    def test_the_module_is_right(self, name):
+        assert str(EXERCISES[name].judge(EXERCISES[name].solution)) == f"✓ {name}: right"
+
+    def test_a_blank_is_not_attempted(self, name):
+        assert EXERCISES[name].judge(blank).status == "not attempted"
+
+    def test_nothing_returned_is_wrong(self, name):
+        verdict = EXERCISES[name].judge(returns_nothing)
+        assert verdict.status == "wrong"
+        assert "None" in verdict.sentence
+
+    def test_no_function_at_all_is_wrong(self, name):
+        assert EXERCISES[name].judge(3).status == "wrong"
+
+    def test_it_says_what_it_wants(self, name):
+        exercise = EXERCISES[name]
+        assert len(exercise.mistakes) >= 3
+        assert len(exercise.hints) >= 2
+        assert exercise.level in (1, 2, 3)
+        assert 1 <= exercise.minutes <= 20
+        assert exercise.task.endswith(".")
+
+
+@pytest.mark.parametrize(("name", "sentence"), MISTAKES)
+def test_a_planted_mistake_is_told_in_its_sentence(name, sentence):
+    verdict = EXERCISES[name].judge(EXERCISES[name].mistakes[sentence])
+    assert verdict.status == "wrong"
+    assert verdict.sentence == sentence
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("got", "wanted", "part"),
+    [
+        (None, 1.0, "return"),
+        ("text", np.zeros(3), "array of numbers"),
+        (np.zeros(2), np.zeros(3), "shape (2,), wanted (3,)"),
+        (np.array([np.nan]), np.zeros(1), "NaN"),
+        (np.array([0.0, 1.0]), np.array([0.0, 2.0]), "50% of its numbers: 1 at [1], wanted 2"),
+        ((1.0,), (1.0, 2.0), "2 values, not 1"),
+        ({"a": 1}, {"b": 1}, "keys b"),
+        ({"a": 1.0}, {"a": 2.0}, "f['a']"),
+        ("cat", "dog", "'cat', wanted 'dog'"),
+    ],
+)
+def test_a_difference_is_a_sentence(got, wanted, part):
+    assert part in difference(got, wanted, "f")
+
+
+@pytest.mark.parametrize(
+    "value", [1.0, "a", (1.0, 2.0), {"a": np.ones(3)}, np.array([np.inf, 1.0]), jnp.ones(2)]
+)
+def test_there_is_none_between_equals(value):
+    assert difference(value, value, "f") is None
+
+
+def test_what_a_function_raises_is_told_in_one_line():
+    def my_add_noise(schedule, x0, t, eps):
+        raise TypeError("add got\nincompatible shapes")
+
+    verdict = EXERCISES["add_noise"].judge(my_add_noise)
+    assert verdict.status == "wrong"
+    assert "raised TypeError in line" in verdict.sentence
+    assert "add got incompatible shapes" in verdict.sentence
+
+
+def test_calling_a_check_prints_and_points_to_a_hint(capsys):
+    check = EXERCISES["alpha_bar"]
+    assert check(lambda beta: 1 - beta) is None
+    out = capsys.readouterr().out
+    assert out.startswith("✗ alpha_bar: this is what is left by one step alone")
+    assert "checks.alpha_bar.hint()" in out
+    check.hint()
+    assert "Hint 1 of 2" in capsys.readouterr().out
+    check.hint()
+    assert "Hint 2 of 2" in capsys.readouterr().out
+
+
+def test_a_picture_comes_where_one_says_more():
+    wrong = EXERCISES["add_noise"].judge(lambda schedule, x0, t, eps: x0)
+    assert wrong.figure is not None
+    assert EXERCISES["add_noise"].judge(EXERCISES["add_noise"].solution).figure is None
+
+
+def test_transformed_is_jax_here():
+    assert transformed(lambda x: x**2, "grad")(3.0) == 6.0
+    assert transformed(lambda x: x + 1, "jit")(3.0) == 4.0
+
+
+def test_a_check_that_is_not_there_names_those_that_are():
+    with pytest.raises(AttributeError, match="add_noise"):
+        checks.attic  # noqa: B018
