@@ -9,7 +9,7 @@ from minidiff.errors import InputError
 RECIPES = ("clip", "ddpm", "text_to_image", "judge")
 LAYOUTS = ("compact", "ddpm-cifar10", "stable-diffusion-1")
 SAMPLERS = ("ddim", "ddpm", "euler", "heun", "dpm++", "ancestral")
-LISTS = {"train": "settings", "sample": "prompts", "search": "queries"}
+LISTS = {"train": "settings", "sample": "prompts", "search": "queries", "check": "files"}
 PRESETS = ("smoke", "cpu", "gpu", "full")
 
 
@@ -158,6 +158,37 @@ def parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser("describe", help="what a U-Net is made of: a table of its blocks")
     verb.add_argument("layout", choices=LAYOUTS)
+
+    verb = verbs.add_parser(
+        "lessons", help="list the lessons with their minutes here, or open one in a copy of yours"
+    )
+    verb.add_argument("action", nargs="?", choices=("open",), help="open a copy of one")
+    verb.add_argument("lesson", nargs="?", metavar="NN", help="its number, such as 07")
+    verb.add_argument("--to", default=".", metavar="FOLDER", help="of the copy; default: this one")
+    verb.add_argument("--no-start", action="store_true", help="copy it, do not start Jupyter")
+
+    verb = verbs.add_parser(
+        "check",
+        help="grade the exercises of students' notebooks",
+        description="Run students' notebooks, each in a process and an empty folder of its own, with "
+        "limits, and judge their exercises here. For people you know: it is no prison.",
+    )
+    verb.add_argument("files", nargs="+", metavar="NOTEBOOK", help=".ipynb or .py, or folders")
+    form = verb.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="everything, for a program")
+    form.add_argument("--junit", action="store_true", help="as test results, in XML")
+    verb.add_argument("--out", metavar="FILE", help="write it there instead of printing it")
+    verb.add_argument(
+        "--lesson", metavar="NN", help="whose exercises are due; default: the notebook tells"
+    )
+    verb.add_argument(
+        "--cell-seconds", type=_number(float, 1, 86_400), default=60, metavar="N",
+        help="that a cell may run; the calls for an exercise a third; default: 60",
+    )  # fmt: skip
+    verb.add_argument(
+        "--memory", type=_number(float, 0.1, 1024), default=4, metavar="GIB",
+        help="that a notebook may take; default: 4",
+    )  # fmt: skip
 
     verbs.add_parser("doctor", help="versions, devices, a speed probe, minutes per preset here")
     return top

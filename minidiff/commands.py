@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -221,6 +222,33 @@ def _quickstart(args: argparse.Namespace) -> None:
     importlib.import_module("minidiff.quickstart").run(args.out, args.preset)
 
 
+def _lessons(args: argparse.Namespace) -> None:
+    from minidiff import lessons
+
+    if args.action is None:
+        from minidiff.doctor import speed_probe
+
+        lessons.notebooks()  # none here? then no probe either
+        print(lessons.listing(speed_probe()))
+        print("minidiff lessons open NN makes a copy of one for you to work in")
+        return
+    if args.lesson is None:
+        raise InputError("which lesson? give its number: minidiff lessons open 07")
+    mine, is_new = lessons.copy(args.lesson, args.to)
+    print(f"{mine}: " + ("a fresh copy" if is_new else "your work, as you left it"))
+    if not args.no_start and not lessons.start(mine):
+        print('Jupyter is not installed: pip install -e ".[lessons]", or open the file elsewhere')
+
+
+def _check(args: argparse.Namespace) -> None:
+    if "jax" not in sys.modules:  # judge where the student's process runs: on the CPU
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    from minidiff import lessons
+    from minidiff.grading import report
+
+    report.run(args, lessons.find(args.lesson).stem.partition("_")[2] if args.lesson else "")
+
+
 def _doctor(args: argparse.Namespace) -> None:
     importlib.import_module("minidiff.doctor").run()
 
@@ -235,5 +263,7 @@ VERBS = {
     "arithmetic": _arithmetic,
     "data": _data,
     "describe": _describe,
+    "lessons": _lessons,
+    "check": _check,
     "doctor": _doctor,
 }

@@ -46,7 +46,7 @@ class Lesson:
         """
         value, binding = float(value), not (trained and self.preset == "smoke")
         holds = low <= value <= high
-        log(event="claim", what=what, value=value, low=low, high=high, holds=holds)
+        log(event="claim", what=what, value=value, low=low, high=high, holds=holds, binding=binding)
         print(f"{what}: {value:.4g} (expected {low:.4g} to {high:.4g})")
         if binding and not holds:
             raise AssertionError(f"{what} is {value:.4g}, outside {low:.4g} to {high:.4g}")

@@ -150,7 +150,8 @@ def ddim_step(
     after = at(jnp.append(schedule.alpha_bar, 1.0), t_next, xt)
     sigma = eta * jnp.sqrt((1 - after) / (1 - now)) * jnp.sqrt(1 - now / after)
     x0 = predict_x0(schedule, xt, t, eps)
-    return jnp.sqrt(after) * x0 + jnp.sqrt(1 - after - sigma**2) * eps + sigma * noise
+    kept = jnp.sqrt(jnp.maximum(1 - after - sigma**2, 0.0))  # rounding may bring it below 0
+    return jnp.sqrt(after) * x0 + kept * eps + sigma * noise
 
 
 def without_functions(denoiser: object) -> object:

@@ -57,6 +57,15 @@ def check_few_steps_with_small_variance_are_ddim(m):
         np.testing.assert_allclose(ddpm, ddim, atol=close)
 
 
+def test_ddim_in_few_steps_is_finite():
+    """With eta 1 hardly any old noise is kept in a long step; by rounding less than none was."""
+    schedule = cosine_schedule()
+    denoiser = oracles.ideal(schedule, -1.0, 1.0, std=0.1)
+    for steps in range(1, 9):
+        made = sampling.ddim_sample(KEY, denoiser, schedule, (4, 16), steps=steps, eta=1.0)
+        assert np.isfinite(made).all(), steps
+
+
 def check_few_steps_with_large_variance(m):
     """Sigma-hat: from x0 = 0 known for certain, a step leaves sqrt(beta') of the fresh noise.
 

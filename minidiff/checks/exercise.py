@@ -6,6 +6,7 @@ its sentence is what the student reads. So every sentence is tested, by handing 
 """
 
 import dataclasses
+import os
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 from minidiff import plot
 from minidiff.plot.show import show
 
+GRADING = "MINIDIFF_GRADING"  # set where a notebook is graded: what its own cells check is silent
 MARKS = {"right": "✓", "wrong": "✗", "not attempted": "○"}
 
 
@@ -85,6 +87,8 @@ class Exercise:
 
     def __call__(self, candidate: object) -> None:
         """Print what is to be said of a student's function, and draw it where a picture says more."""
+        if os.environ.get(GRADING):
+            return
         verdict = self.judge(candidate)
         print(verdict)
         if verdict.status == "wrong" and len(self._told) < len(self.hints):
@@ -206,7 +210,7 @@ def yours_and_wanted(got: jax.Array, wanted: jax.Array, title: str = "") -> Figu
     """Two matrices or two batches of images side by side."""
     pair = [("yours", np.asarray(got)), ("wanted", np.asarray(wanted))]
     if np.ndim(wanted) == 2:
-        return plot.similarity_matrices(pair, title)
+        return plot.similarity_matrices(pair, title, "row", "column")
     return plot.side_by_side(pair, title)
 
 

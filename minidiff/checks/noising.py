@@ -151,6 +151,7 @@ predict_x0 = Exercise(
         "Write down what add_noise does, and solve it for x0.",
         "xt = signal * x0 + noise * eps, so x0 = (xt - noise * eps) / signal.",
     ),
+    level=2,
     # Near pure noise x0 is a small difference of large numbers, divided by sqrt(alpha_bar) = 0.006.
     atol=1e-3,
     draw=lambda case, got, wanted: yours_and_wanted(got, wanted, "x0 from x_t and its noise"),

@@ -141,7 +141,12 @@ def curves(
     return figure
 
 
-def similarity_matrices(panels: Sequence[tuple[str, np.ndarray]], title: str = "") -> Figure:
+def similarity_matrices(
+    panels: Sequence[tuple[str, np.ndarray]],
+    title: str = "",
+    rows: str = "image",
+    columns: str = "caption",
+) -> Figure:
     """Several matrices side by side, under their names and on one scale."""
     figure = Figure(figsize=(3.4 * len(panels) + 0.8, 3.9), layout="constrained")
     figure.suptitle(title, fontsize=10)
@@ -149,7 +154,7 @@ def similarity_matrices(panels: Sequence[tuple[str, np.ndarray]], title: str = "
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for (name, score), axes in zip(panels, grid, strict=True):
         shown = axes.imshow(score, cmap="magma", vmin=low, vmax=high, interpolation="nearest")
-        axes.set(xlabel="caption", ylabel="image", xticks=[], yticks=[])
+        axes.set(xlabel=columns, ylabel=rows, xticks=[], yticks=[])
         axes.set_title(name, fontsize=9)
     figure.colorbar(shown, ax=list(grid), shrink=0.8)
     return figure

@@ -5,11 +5,13 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 from matplotlib.figure import Figure
 from PIL import Image
 
 MOST_BYTES = 60_000  # of a figure in a committed notebook
+FOLDER = "MINIDIFF_FIGURES"  # a folder that figures are put in as well
 LOG = "MINIDIFF_LESSON_LOG"  # a file that is told what a lesson shows and claims, a JSON line each
 
 
@@ -33,6 +35,9 @@ def show(figure: Figure) -> None:
     """Show a figure below the cell that calls this. In a script, where nobody looks, nothing."""
     content = png(figure)
     log(event="figure", bytes=len(content))
+    if os.environ.get(FOLDER):
+        folder = Path(os.environ[FOLDER])
+        (folder / f"figure_{len(list(folder.glob('figure_*'))):02d}.png").write_bytes(content)
     # A script has no IPython loaded, and needs none.
     if "IPython" in sys.modules and sys.modules["IPython"].get_ipython():
         from IPython import display
