@@ -406,8 +406,8 @@ MUTANTS = {
     ),
     "ddim: eps not reduced by the fresh noise": (
         sampling,
-        "jnp.sqrt(1 - after - sigma**2)",
-        "jnp.sqrt(1 - after)",
+        "jnp.maximum(1 - after - sigma**2, 0.0)",
+        "jnp.maximum(1 - after, 0.0)",
         oracles.check_ddim_keeps_the_marginal,
     ),
     "ddim: sigma one root short": (

@@ -96,6 +96,7 @@ def test_it_takes_its_clip_along(text_run, clip_run):
     assert all(name.startswith("ema.") for name in arrays)  # nothing of its training
 
 
+@pytest.mark.slow
 def test_without_a_clip_one_is_trained_first():
     config = [f"--preset={'smoke'}", "--quiet", "--out", "whole"]
     small = [text for text in tiny.TEXT_SETTINGS if not text.startswith("showcase")]
