@@ -63,9 +63,7 @@ def code(source):
 
 def exercises_of(source):
     """The exercises of a lesson, by its checks module."""
-    module = f"minidiff.checks.{source.stem[3:]}"
-    everything = vars(importlib.import_module(module)).values()
-    return {e.name: e for e in everything if type(e).__name__ == "Exercise"}
+    return checks.of_lesson(source.stem[3:])
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=NAMES)

@@ -10,14 +10,24 @@ from functools import cache
 
 
 @cache
-def exercises() -> dict:
-    """Every exercise by its name, lesson by lesson."""
+def of_lesson(lesson: str) -> dict:
+    """A lesson's exercises by their name, in its order; none if no lesson is called so."""
     from minidiff.checks.exercise import Exercise
 
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
-    found = [e for module in modules for e in vars(module).values() if isinstance(e, Exercise)]
-    return {exercise.name: exercise for exercise in found}
+    if lesson not in _modules():
+        return {}
+    things = vars(importlib.import_module(f"{__name__}.{lesson}")).values()
+    return {thing.name: thing for thing in things if isinstance(thing, Exercise)}
+
+
+@cache
+def exercises() -> dict:
+    """Every exercise by its name, lesson by lesson."""
+    return {name: e for lesson in _modules() for name, e in of_lesson(lesson).items()}
+
+
+def _modules() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def __getattr__(name: str):

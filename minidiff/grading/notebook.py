@@ -2,8 +2,6 @@
 
 import ast
 import dataclasses
-import importlib
-import pkgutil
 import re
 import warnings
 from collections.abc import Iterator
@@ -30,7 +28,11 @@ class Notebook:
     def exercises(self, known: dict[str, Exercise], lesson: str = "") -> list[Exercise]:
         """Those that it mentions, in its order, and those of its lesson: a deleted one counts."""
         source = "\n".join(self.cells)
-        due = {name for lesson in (*LESSON.findall(source), lesson) for name in of_lesson(lesson)}
+        due = {
+            name
+            for lesson in (*LESSON.findall(source), lesson)
+            for name in checks.of_lesson(lesson)
+        }
         places = {}
         for name, exercise in known.items():
             found = re.search(rf"\b({exercise.answer}\b|checks\.{name}\s*\()", source)
@@ -54,14 +56,6 @@ class Notebook:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("minidiff"):
                 renamed |= {alias.asname or alias.name: alias.name for alias in node.names}
         return _reaches(exercise, made, renamed)
-
-
-def of_lesson(lesson: str) -> list[str]:
-    """The names of a lesson's exercises; none if there is no such lesson."""
-    if lesson not in [module.name for module in pkgutil.iter_modules(checks.__path__)]:
-        return []
-    module = importlib.import_module(f"{checks.__name__}.{lesson}")
-    return [thing.name for thing in vars(module).values() if isinstance(thing, Exercise)]
 
 
 def _reaches(exercise: Exercise, made: dict[str, list[ast.AST]], renamed: dict[str, str]) -> bool:

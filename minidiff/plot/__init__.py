@@ -190,6 +190,14 @@ def _name_bars(axes, places: np.ndarray, names: Sequence[str]) -> None:
         label.set_parse_math(False)
 
 
+def grouped_bars(axes, groups: dict[str, Sequence[float]], number: str) -> None:
+    """Bars at 0, 1, 2 ..., one of each group, each with its value above it, written as ``number``."""
+    width = 0.8 / len(groups)
+    for i, (name, values) in enumerate(groups.items()):
+        places = np.arange(len(values)) + (i - (len(groups) - 1) / 2) * width
+        axes.bar_label(axes.bar(places, values, width, label=name), fmt=number, fontsize=8)
+
+
 def galleries(
     rows: Sequence[tuple[str, Float[np.ndarray, "_ height width _"], Sequence[str]]],
     title: str = "",

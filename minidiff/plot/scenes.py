@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from minidiff.plot import to_uint8
+from minidiff.plot import grouped_bars, to_uint8
 
 
 def variations(
@@ -96,12 +96,9 @@ def shares(groups: dict[str, dict[str, float]]) -> Figure:
     """Bars from 0 to 1 in groups: {name of the bar's colour: {name below the bars: share}}."""
     figure = Figure(figsize=(6, 3.0), layout="constrained")
     axes = figure.subplots()
-    width = 0.8 / len(groups)
-    for i, (name, values) in enumerate(groups.items()):
-        places = np.arange(len(values)) + (i - (len(groups) - 1) / 2) * width
-        bars = axes.bar(places, list(values.values()), width, label=name)
-        axes.bar_label(bars, fmt="%.2f", fontsize=8)
-        axes.set_xticks(np.arange(len(values)), list(values))
+    grouped_bars(axes, {name: list(values.values()) for name, values in groups.items()}, "%.2f")
+    names = list(next(iter(groups.values())))
+    axes.set_xticks(np.arange(len(names)), names)
     axes.set(ylabel="share that is right", ylim=(0, 1.3), yticks=np.linspace(0, 1, 6))
     axes.legend(fontsize=8, loc="upper center", ncols=len(groups))
     return figure

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from minidiff.plot import Images, tile
+from minidiff.plot import Images, grouped_bars, tile
 
 
 def numbers(
@@ -53,10 +53,8 @@ def accuracies(
     """A group of bars for each task, a bar for each run; the black line is guessing."""
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.subplots()
-    places, width = np.arange(len(tasks)), 0.8 / len(runs)
-    for i, (name, values) in enumerate(runs.items()):
-        bars = axes.bar(places + (i - (len(runs) - 1) / 2) * width, values, width, label=name)
-        axes.bar_label(bars, fmt="{:.0%}", fontsize=8)
+    places = np.arange(len(tasks))
+    grouped_bars(axes, runs, "{:.0%}")
     axes.hlines(chances, places - 0.45, places + 0.45, color="black", label="guessing")
     axes.set(ylim=(0, 1.35), ylabel="right on test scenes")
     axes.set_xticks(places, tasks)
