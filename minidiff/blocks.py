@@ -4,6 +4,7 @@ import jax
 from flax import struct
 from jaxtyping import Array, Float, Key
 
+from minidiff.kernels.bias import add_bias
 from minidiff.layers import Conv, GroupNorm, LayerNorm, Linear
 from minidiff.transformer import MLP, Attention
 
@@ -45,9 +46,9 @@ class ResBlock:
     def __call__(
         self, x: Float[Array, "batch height width inputs"], time: Float[Array, "batch time"]
     ) -> Float[Array, "batch height width outputs"]:
-        h = self.conv1(jax.nn.silu(self.norm1(x)))
-        h = h + self.time(jax.nn.silu(time))[:, None, None, :]
-        h = self.conv2(jax.nn.silu(self.norm2(h)))
+        h = self.conv1(self.norm1.silu(x))
+        h = add_bias(h, self.time(jax.nn.silu(time)))
+        h = self.conv2(self.norm2.silu(h))
         return h + (x if self.shortcut is None else self.shortcut(x))
 
 

@@ -9,7 +9,13 @@ from minidiff.errors import InputError
 RECIPES = ("clip", "ddpm", "text_to_image", "judge")
 LAYOUTS = ("compact", "ddpm-cifar10", "stable-diffusion-1")
 SAMPLERS = ("ddim", "ddpm", "euler", "heun", "dpm++", "ancestral")
-LISTS = {"train": "settings", "sample": "prompts", "search": "queries", "check": "files"}
+LISTS = {
+    "bench": "names",
+    "train": "settings",
+    "sample": "prompts",
+    "search": "queries",
+    "check": "files",
+}
 PRESETS = ("smoke", "cpu", "gpu", "full")
 
 
@@ -189,6 +195,20 @@ def parser() -> argparse.ArgumentParser:
         "--memory", type=_number(float, 0.1, 1024), default=4, metavar="GIB",
         help="that a notebook may take; default: 4",
     )  # fmt: skip
+
+    verb = verbs.add_parser(
+        "bench", help="measure speed here, or compare it with an earlier result"
+    )
+    verb.add_argument("names", nargs="*", metavar="NAME", help="default: all of them, in short")
+    verb.add_argument("--list", action="store_true", help="list the benchmarks and leave")
+    verb.add_argument("--quick", action="store_true", help="named ones in short, too")
+    verb.add_argument("--out", default="bench.json", help="JSON to write or add to")
+    verb.add_argument("--compare", metavar="OLD", help="an older JSON: print new / old afterwards")
+    verb.add_argument("--with", dest="new", metavar="NEW", help="run nothing, compare OLD with NEW")
+    verb.add_argument("--across-machines", action="store_true", help="compare different machines")
+    verb.add_argument(
+        "--peers", metavar="PYTHON", help="interpreter that has torch, diffusers, ..."
+    )
 
     verbs.add_parser("doctor", help="versions, devices, a speed probe, minutes per preset here")
     return top

@@ -249,6 +249,10 @@ def _check(args: argparse.Namespace) -> None:
     report.run(args, lessons.find(args.lesson).stem.partition("_")[2] if args.lesson else "")
 
 
+def _bench(args: argparse.Namespace) -> None:
+    importlib.import_module("minidiff.bench").run(args)
+
+
 def _doctor(args: argparse.Namespace) -> None:
     importlib.import_module("minidiff.doctor").run()
 
@@ -265,5 +269,6 @@ VERBS = {
     "describe": _describe,
     "lessons": _lessons,
     "check": _check,
+    "bench": _bench,
     "doctor": _doctor,
 }

@@ -12,9 +12,11 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Key, Real
 
+from minidiff.kernels.bias import add_bias
 from minidiff.kernels.conv import conv
 from minidiff.kernels.doubled_conv import doubled_conv
-from minidiff.kernels.group_norm import group_norm
+from minidiff.kernels.group_norm import group_norm, group_norm_silu
+from minidiff.kernels.layer_norm import layer_norm
 
 
 @struct.dataclass
@@ -42,7 +44,7 @@ class Linear:
         # One flat matmul: on a 3-D activation XLA's CPU backend copies transposes for the gradient.
         flat = x.reshape(-1, x.shape[-1]) @ self.weight
         if self.bias is not None:
-            flat = flat + self.bias[None, :]
+            flat = add_bias(flat, self.bias)
         return flat.reshape(*x.shape[:-1], -1)
 
 
@@ -76,13 +78,13 @@ class Conv:
     def __call__(
         self, x: Float[Array, "batch height width inputs"]
     ) -> Float[Array, "batch new_height new_width outputs"]:
-        return conv(x, self.weight, self.stride, self.zeros) + self.bias[None, None, None, :]
+        return add_bias(conv(x, self.weight, self.stride, self.zeros), self.bias)
 
     def doubled(
         self, x: Float[Array, "batch height width inputs"]
     ) -> Float[Array, "batch 2*height 2*width outputs"]:
         """The same on an image of twice the side, each pixel repeated. ``kernel`` is 3, stride 1."""
-        return doubled_conv(x, self.weight) + self.bias[None, None, None, :]
+        return add_bias(doubled_conv(x, self.weight), self.bias)
 
 
 @struct.dataclass
@@ -106,6 +108,12 @@ class GroupNorm:
     ) -> Float[Array, "batch *space channels"]:
         return group_norm(x, self.scale, self.shift, self.groups, self.eps)
 
+    def silu(
+        self, x: Float[Array, "batch *space channels"]
+    ) -> Float[Array, "batch *space channels"]:
+        """The same, and SiLU of it."""
+        return group_norm_silu(x, self.scale, self.shift, self.groups, self.eps)
+
 
 @struct.dataclass
 class LayerNorm:
@@ -121,13 +129,8 @@ class LayerNorm:
         return cls(scale=jnp.ones(width), shift=jnp.zeros(width), eps=eps)
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-        flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-        centred = flat - flat.mean(axis=1, keepdims=True)
-        variance = jnp.square(centred).mean(axis=1, keepdims=True)
-        out = (
-            centred * jax.lax.rsqrt(variance + self.eps) * self.scale[None, :] + self.shift[None, :]
-        )
-        return out.reshape(x.shape).astype(x.dtype)
+        flat = x.reshape(-1, x.shape[-1])
+        return layer_norm(flat, self.scale, self.shift, self.eps).reshape(x.shape)
 
 
 def time_embedding(

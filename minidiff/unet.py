@@ -218,7 +218,7 @@ class UNet:
             if level.resample:
                 x = stages[f"up.{n}.resample"] = level.resample.doubled(x)
 
-        x = self.conv_out(jax.nn.silu(self.norm_out(x)))
+        x = self.conv_out(self.norm_out.silu(x))
         stages["out"] = depth_to_space(x, self.config.patch)
         return stages
 

@@ -35,7 +35,7 @@ FLOORS = [
     {"exam", "diffusion"},
     {"compare", "showcase"},
     {"recipes", "checks", "lesson"},
-    {"quickstart", "doctor", "sample", "grading", "lessons"},
+    {"quickstart", "doctor", "sample", "grading", "lessons", "bench"},
     {"commands"},
     {"cli"},
     {"__main__"},

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from minidiff.kernels import conv, doubled_conv, group_norm
+from minidiff.kernels import bias, conv, doubled_conv, group_norm, layer_norm
+from minidiff.kernels.platform import assume
 
-TWINS = [group_norm.reference, group_norm.two_stage]
+TWINS = [group_norm.reference, group_norm.two_stage, group_norm.few_passes]
 by_name = pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.__name__)
 
 
@@ -116,8 +117,105 @@ def test_gradient_is_the_slope(twin):
         assert float(gradient[where]) == pytest.approx(slope, abs=1e-4)
 
 
-def test_the_chosen_one_is_a_twin():
-    assert group_norm.group_norm in TWINS
+def with_silu(twin):
+    if twin is group_norm.reference:
+        return group_norm.silu_reference
+    return lambda x, scale, shift, groups: twin(x, scale, shift, groups, silu=True)
+
+
+@pytest.mark.parametrize("twin", TWINS[1:], ids=lambda twin: twin.__name__)
+@settings(max_examples=5)
+@given(
+    batch=st.integers(1, 3),
+    space=st.integers(2, 40),
+    groups=st.integers(1, 3),
+    size=st.integers(2, 5),
+)
+def test_twin_with_silu_agrees_with_the_reference(twin, batch, space, groups, size):
+    x, scale, shift = inputs((batch, space, groups * size), offset=1.0, seed=space)
+    weight = inputs(x.shape, seed=size)[0]
+    expected = group_norm.silu_reference(x, scale, shift, groups)
+    np.testing.assert_allclose(with_silu(twin)(x, scale, shift, groups), expected, atol=1e-5)
+    found = value_and_gradients(with_silu(twin))(x, scale, shift, weight, groups)
+    expected = value_and_gradients(group_norm.silu_reference)(x, scale, shift, weight, groups)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])  # a TPU's kernel: tests/test_kernels_pallas.py
+def test_the_choice_is_the_reference_on_every_platform(device):
+    x, scale, shift = inputs((2, 3, 4, 6))
+    with assume(device):
+        plain, silu = (
+            choice(x, scale, shift, 3)
+            for choice in (group_norm.group_norm, group_norm.group_norm_silu)
+        )
+    np.testing.assert_allclose(plain, group_norm.reference(x, scale, shift, 3), atol=1e-5)
+    np.testing.assert_allclose(silu, group_norm.silu_reference(x, scale, shift, 3), atol=1e-5)
+
+
+# Bias
+
+
+@pytest.mark.parametrize("each", [False, True], ids=["for all", "for each example"])
+@pytest.mark.parametrize("shape", [(2, 3, 5, 4), (1, 1, 3), (5, 2)], ids=str)
+def test_bias_value_and_gradients(shape, each):
+    x, weight = (inputs(shape, seed=seed)[0] for seed in (0, 1))
+    offset = inputs((shape[0], shape[-1]))[0] if each else inputs(shape)[1]
+
+    def results(add):
+        def weighted(x, offset):
+            out = add(x, offset)
+            return (out * weight).sum(), out
+
+        gradients, out = jax.jit(jax.grad(weighted, (0, 1), has_aux=True))(x, offset)
+        return out, *gradients
+
+    for found, expected in zip(
+        results(bias.summed_by_products), results(bias.reference), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(
+        bias.reference(x, offset)[0], np.asarray(x)[0] + np.asarray(offset[0] if each else offset)
+    )
+
+
+# Layer normalisation
+
+
+def row_loop(x, scale, shift, eps):
+    x, scale, shift = (np.asarray(a, np.float64) for a in (x, scale, shift))
+    rows = [(row - row.mean()) / np.sqrt(row.var() + eps) for row in x]
+    return np.stack(rows) * scale + shift
+
+
+@pytest.mark.parametrize("twin", [layer_norm.reference, layer_norm.own_gradient])
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_layer_norm_value(twin, offset):
+    x, scale, shift = inputs((5, 37), offset)
+    tolerance = 2e-5 if offset == 0 else 2e-4
+    expected = row_loop(x, scale, shift, 1e-2)
+    np.testing.assert_allclose(twin(x, scale, shift, 1e-2), expected, atol=tolerance)
+    low = twin(x.astype(jnp.bfloat16), scale, shift)
+    assert low.dtype == jnp.bfloat16
+
+
+@settings(max_examples=5)
+@given(rows=st.integers(1, 9), width=st.integers(2, 40))
+def test_layer_norm_gradients(rows, width):
+    x, scale, shift = inputs((rows, width), offset=1.0, seed=width)
+    weight = inputs((rows, width), seed=rows)[0]
+
+    def gradients(twin):
+        def weighted(*args):
+            return (twin(*args) * weight).sum()
+
+        return jax.jit(jax.grad(weighted, (0, 1, 2)))(x, scale, shift)
+
+    for found, expected in zip(
+        gradients(layer_norm.own_gradient), gradients(layer_norm.reference), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
 
 
 # Convolution
@@ -177,8 +275,59 @@ def test_conv_value_and_gradients(twin, shape, kernel, stride, zeros):
         np.testing.assert_allclose(found, expected, atol=5e-5)
 
 
-def test_the_chosen_conv_is_a_twin():
-    assert conv.conv in (conv.reference, conv.explicit_gradients)
+@settings(max_examples=6)
+@given(
+    batch=st.integers(1, 3),
+    tiles=st.integers(1, 3),
+    width=st.integers(1, 7),
+    channels=st.sampled_from([(1, 1), (3, 5), (8, 2)]),
+)
+def test_half_the_products_give_the_same_convolution(batch, tiles, width, channels):
+    rng = np.random.default_rng(width)
+    x, weight, slope = (
+        jnp.float32(rng.normal(size=shape))
+        for shape in (
+            (batch, 4 * tiles, width, channels[0]),
+            (3, 3, *channels),
+            (batch, 4 * tiles, width, channels[1]),
+        )
+    )
+
+    def weighted(x, weight):
+        out = conv.winograd(x, weight)
+        return (out * slope).sum(), out
+
+    (_, value), gradients = jax.jit(jax.value_and_grad(weighted, (0, 1), has_aux=True))(x, weight)
+    for found, expected in zip(
+        (value, *gradients), conv_loops(x, weight, slope, 1, None), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def products(function, *shapes):
+    """How many multiplications the convolutions of a program do."""
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return jax.jit(function).lower(*shapes).cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "halved"),
+    [
+        ((2, 16, 16, 32), (3, 3, 32, 64), True),
+        ((2, 16, 16, 32), (3, 3, 32, 3), False),  # few channels
+        ((2, 4, 4, 64), (3, 3, 64, 64), False),  # a small image
+        ((2, 18, 16, 64), (3, 3, 64, 64), False),  # no whole number of tiles
+        ((2, 16, 16, 32), (1, 1, 32, 32), False),
+    ],
+    ids=str,
+)
+def test_conv_chooses_by_shape_and_platform(x, weight, halved):
+    full = products(conv.reference, x, weight)
+    assert products(conv.conv, x, weight) < 0.7 * full if halved else True
+    with assume("tpu"):
+        assert products(lambda *args: conv.conv(*args), x, weight) > 0.9 * full
+    if not halved:
+        assert products(lambda *args: conv.conv(*args), x, weight) > 0.9 * full
 
 
 # Doubling and convolving

@@ -14,6 +14,7 @@ from minidiff.data.scenes import SceneSource
 from minidiff.data.tokens import Tokenized, tokens_of
 from minidiff.diffusion import SAMPLERS
 from minidiff.guidance import ClassifierFree, ClipGuided, ClipX0, Conditioned, FromV
+from minidiff.kernels.platform import assume
 from minidiff.noising import cosine_schedule, noise_loss
 from minidiff.recipes.clip import init, pair_loss
 from minidiff.recipes.text_to_image import hide
@@ -29,8 +30,13 @@ CONFIG = UNetConfig(channels=(8, 16), attention=(1,), groups=4)
 
 
 def lower(function, *args):
-    exported = jax.export.export(jax.jit(function), platforms=["cuda", "tpu"])(*args)
-    assert exported.platforms == ("cuda", "tpu")
+    """Lower the program for both, each with the kernels chosen there."""
+    for target, device in (("cuda", "gpu"), ("tpu", "tpu")):
+        jax.clear_caches()  # or a function that was traced before keeps its kernels
+        with assume(device):
+            exported = jax.export.export(jax.jit(function), platforms=[target])(*args)
+        assert exported.platforms == (target,)
+    jax.clear_caches()
     return exported
 
 

@@ -19,6 +19,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from minidiff.kernels import pallas_contrastive
+from minidiff.kernels.platform import platform
+
 CHUNK = 512
 """Rows at a time: 8 N CHUNK bytes. On a CPU the time hardly changes from 256 to 2,048."""
 
@@ -175,5 +178,14 @@ def _siglip_backward(chunk, saved, gradient):
 siglip_chunked.defvjp(_siglip_forward, _siglip_backward)
 
 # Compiled even where the caller does not: JAX would compile the loop anew on every such call.
-clip = jax.jit(clip_chunked, static_argnums=2)
+_compiled_clip = jax.jit(clip_chunked, static_argnums=2)
 siglip = jax.jit(siglip_chunked, static_argnums=3)
+
+
+def clip(
+    image: Float[Array, "pairs width"], text: Float[Array, "pairs width"], chunk: int = CHUNK
+) -> Float[Array, ""]:
+    """``clip_reference``, by the twin for this platform and shape."""
+    if platform() == "tpu" and pallas_contrastive.fits(image):
+        return pallas_contrastive.clip_pallas(image, text)
+    return _compiled_clip(image, text, chunk)

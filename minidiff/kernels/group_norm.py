@@ -1,12 +1,27 @@
-r"""Group normalisation: the readable reference and a twin that makes fewer passes over memory.
+r"""Group normalisation, alone or with the SiLU after it: references, and twins with fewer passes.
 
 Wu and He 2018, https://arxiv.org/abs/1803.08494. Channels are split into groups; every group of every
 image is shifted to mean 0 and scaled to variance 1, then each channel gets its own scale and shift.
+
+Per channel of an image all of this is one multiply-add, u = x a + b. So the twins sum over space per
+channel, combine the few sums of a group, and touch the big array once more. Going back, with the
+gradient g that arrives at u,
+
+    gradient to x = g a + x c + d,
+
+where c and d, one each per channel of an image, carry what mean and variance owe to every value:
+two more sums over space, of g and of g x, are all they need.
 """
+
+import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from minidiff.kernels import pallas_group_norm
+from minidiff.kernels.platform import platform
 
 
 def reference(
@@ -26,32 +41,130 @@ def reference(
     return out.reshape(x.shape).astype(x.dtype)
 
 
+def silu_reference(x, scale, shift, groups: int, eps: float = 1e-5):
+    """SiLU after it: u sigmoid(u)."""
+    return jax.nn.silu(reference(x, scale, shift, groups, eps))
+
+
+def sum_space(x: Float[Array, "batch space channels"]) -> Float[Array, "batch channels"]:
+    """x.sum(axis=1), about sqrt(space) partial sums first.
+
+    XLA's CPU backend runs one long sum slowly, and two short ones fast; without the barrier between
+    them it would merge them into the long one.
+    """
+    batch, space, channels = x.shape
+    rows = next(n for n in range(math.isqrt(space), 0, -1) if space % n == 0)
+    partial_sums = x.reshape(batch, rows, space // rows, channels).sum(axis=1)
+    return jax.lax.optimization_barrier(partial_sums).sum(axis=1)
+
+
+def _coefficients(flat, scale, shift, groups, eps, sums):
+    """(mean, 1 / standard deviation, a, b), each (batch, channels)."""
+    mean = _over_group(sums(flat), groups, flat.shape[1])
+    # From centred values: E[x^2] - E[x]^2 would lose its digits where the mean is large.
+    variance = _over_group(sums(jnp.square(flat - mean[:, None, :])), groups, flat.shape[1])
+    inverse = jax.lax.rsqrt(variance + eps)
+    a = inverse * scale[None, :]
+    return mean, inverse, a, shift[None, :] - mean * a
+
+
+def _over_group(per_channel: jax.Array, groups: int, space: int) -> jax.Array:
+    """Sums over space per channel -> the mean over the channel's group, again per channel."""
+    batch, channels = per_channel.shape
+    size = channels // groups
+    mean = per_channel.reshape(batch, groups, size).sum(axis=2) / (space * size)
+    return jnp.repeat(mean, size, axis=1)
+
+
+def _flat(x: jax.Array) -> jax.Array:
+    return x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32)
+
+
 def two_stage(
     x: Float[Array, "batch *space channels"],
     scale: Float[Array, "channels"],
     shift: Float[Array, "channels"],
     groups: int,
     eps: float = 1e-5,
+    silu: bool = False,
 ) -> Float[Array, "batch *space channels"]:
-    """Sum over space per channel, then over the small group axis, then apply x * a + b once.
+    """Sum over space per channel, then over the small group axis, then apply x a + b once.
 
-    The sums never split the channel axis of the big array, so XLA keeps its layout, and mean and
-    variance are folded into one multiply-add per value. The mean is taken first and the variance
-    from centred values: E[x^2] - E[x]^2 would lose its digits where the mean is large.
+    The sums never split the channel axis of the big array, so XLA keeps its layout; the gradient is
+    left to it. Accelerators fuse the rest by themselves.
     """
-    batch, channels = x.shape[0], x.shape[-1]
-    flat = x.reshape(batch, -1, channels).astype(jnp.float32)
-    count = flat.shape[1] * (channels // groups)
+    flat = _flat(x)
+    a, b = _coefficients(flat, scale, shift, groups, eps, partial(jnp.sum, axis=1))[2:]
+    out = flat * a[:, None, :] + b[:, None, :]
+    return (jax.nn.silu(out) if silu else out).reshape(x.shape).astype(x.dtype)
 
-    def over_group(per_channel: jax.Array) -> jax.Array:
-        total = per_channel.reshape(batch, groups, -1).sum(axis=2) / count
-        return jnp.repeat(total, channels // groups, axis=1)
 
-    mean = over_group(flat.sum(axis=1))
-    variance = over_group(jnp.square(flat - mean[:, None, :]).sum(axis=1))
-    a = jax.lax.rsqrt(variance + eps) * scale[None, :]
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def few_passes(
+    x: Float[Array, "batch *space channels"],
+    scale: Float[Array, "channels"],
+    shift: Float[Array, "channels"],
+    groups: int,
+    eps: float = 1e-5,
+    silu: bool = False,
+) -> Float[Array, "batch *space channels"]:
+    """The same with sums and a gradient written for XLA's CPU backend: see above."""
+    return _forward(x, scale, shift, groups, eps, silu)[0]
+
+
+def _forward(x, scale, shift, groups, eps, silu):
+    flat = _flat(x)
+    mean, inverse, a, b = _coefficients(flat, scale, shift, groups, eps, sum_space)
+    a, b = jax.lax.optimization_barrier((a, b))  # or each value would compute its own again
+    out = flat * a[:, None, :] + b[:, None, :]
+    out = (jax.nn.silu(out) if silu else out).reshape(x.shape).astype(x.dtype)
+    return out, (x, scale, shift, mean, inverse)
+
+
+def _backward(groups, eps, silu, saved, gradient):
+    x, scale, shift, mean, inverse = saved
+    flat, gradient = _flat(x), _flat(gradient)
+    a = inverse * scale[None, :]
     b = shift[None, :] - mean * a
-    return (flat * a[:, None, :] + b[:, None, :]).reshape(x.shape).astype(x.dtype)
+    if silu:
+        # Nor shall XLA keep the forward pass's sigmoid for us: that is one more array to write.
+        flat, a, b = jax.lax.optimization_barrier((flat, a, b))
+        u = flat * a[:, None, :] + b[:, None, :]
+        gate = jax.nn.sigmoid(u)
+        # Three readers follow: without the barrier each would compute the sigmoid again.
+        gradient = jax.lax.optimization_barrier(gradient * gate * (1 + u * (1 - gate)))
+    to_shift = sum_space(gradient)
+    to_scale = (sum_space(gradient * flat) - mean * to_shift) * inverse
+    space = flat.shape[1]
+    c = -jnp.square(inverse) * _over_group(to_scale * scale[None, :], groups, space)
+    d = -inverse * _over_group(to_shift * scale[None, :], groups, space) - mean * c
+    a, c, d = jax.lax.optimization_barrier((a, c, d))
+    to_x = gradient * a[:, None, :] + flat * c[:, None, :] + d[:, None, :]
+    return to_x.reshape(x.shape).astype(x.dtype), to_scale.sum(axis=0), to_shift.sum(axis=0)
 
 
-group_norm = two_stage
+few_passes.defvjp(_forward, _backward)
+
+
+def group_norm(
+    x: Float[Array, "batch *space channels"],
+    scale: Float[Array, "channels"],
+    shift: Float[Array, "channels"],
+    groups: int,
+    eps: float = 1e-5,
+) -> Float[Array, "batch *space channels"]:
+    """``reference``, by the twin for this platform."""
+    return (few_passes if platform() == "cpu" else two_stage)(x, scale, shift, groups, eps)
+
+
+def group_norm_silu(
+    x: Float[Array, "batch *space channels"],
+    scale: Float[Array, "channels"],
+    shift: Float[Array, "channels"],
+    groups: int,
+    eps: float = 1e-5,
+) -> Float[Array, "batch *space channels"]:
+    """``silu_reference``, by the twin for this platform and shape."""
+    if platform() == "tpu" and pallas_group_norm.fits(x):
+        return pallas_group_norm.group_norm_silu(x, scale, shift, groups, eps)
+    return (few_passes if platform() == "cpu" else two_stage)(x, scale, shift, groups, eps, True)
