@@ -60,8 +60,12 @@ def work(
     facts["first_step_s"] = time.perf_counter() - start
     facts["losses"] = values + [take(1) for _ in range(warm_up - 1)]
     answer(facts)
+    ready = {1}
     for line in sys.stdin:
         steps = int(line)
+        if steps not in ready:  # ours has a program for so many steps, compiled now
+            take(steps)
+            ready.add(steps)
         start = time.perf_counter()
         take(steps)
         answer({"seconds": (time.perf_counter() - start) / steps, "peak": peak_rss()})

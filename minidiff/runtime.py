@@ -1,11 +1,9 @@
-"""What must be settled before JAX starts: an XLA flag for CPUs, memory, and a compile cache.
+"""What must be settled before JAX starts: an XLA flag for CPUs, and a persistent compile cache.
 
-``import minidiff`` calls :func:`configure`, which writes environment variables, tells the C library
-to keep the memory it has, and imports nothing heavy. It fills in defaults only: whatever you set
-yourself stands. To opt out, set before the start
+``import minidiff`` calls :func:`configure`, which writes environment variables and imports nothing
+heavy. It fills in defaults only: whatever you set yourself stands. To opt out, set before the start
 
 - ``MINIDIFF_XLA_FLAGS=0``: no flag (one of your own, in ``XLA_FLAGS``, is left as it is),
-- ``MINIDIFF_MALLOC=0``: memory goes back to the system as soon as it is freed, as is usual,
 - ``MINIDIFF_CACHE=0``: no compile cache (one of your own, in ``JAX_COMPILATION_CACHE_DIR``, stays).
 
 Child processes inherit what was set. ``minidiff doctor`` shows what is in effect, by
@@ -26,16 +24,6 @@ CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type=individual_dot"
 # accept it: measured on both ends, 0.10.2 and 0.12.0.1. Extend the range after trying a new one.
 CPU_FLAG_JAXLIB = ((0, 10, 2), (0, 13))
 
-# XLA's CPU client takes the working memory of each call of a program from malloc, hundreds of
-# megabytes for a training step. glibc asks the system for blocks of that size and gives them back on
-# free, so that every call meets every page for the first time: a quarter of a small U-Net's step.
-# Kept instead, the process stays as large as it ever was. The names are those of mallopt(3).
-KEEP_MEMORY = {
-    -4: 0,  # M_MMAP_MAX: no block of its own for a large request
-    -1: 2**31 - 1,  # M_TRIM_THRESHOLD: never give the top of the heap back
-    -8: 1,  # M_ARENA_MAX: one heap for all threads, since the others cannot grow so large
-}
-
 # JAX's own threshold of one second would leave most of a small model's programs uncached.
 MIN_COMPILE_SECONDS = 0.2
 
@@ -45,8 +33,6 @@ def configure() -> None:
     version = jaxlib_version()
     if os.environ.get("MINIDIFF_XLA_FLAGS") != "0":
         _prefer_eigen_convolutions(version)
-    if os.environ.get("MINIDIFF_MALLOC") != "0":
-        _keep_memory()
     if os.environ.get("MINIDIFF_CACHE") != "0":
         _use_compile_cache(version)
 
@@ -120,18 +106,6 @@ def _prefer_eigen_convolutions(version: str | None) -> None:
     if "XLA_FLAGS" in os.environ or _backend_started() or not knows_cpu_flag(version):
         return
     os.environ["XLA_FLAGS"] = CPU_FLAG
-
-
-def _keep_memory() -> None:
-    own = {"MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES"}
-    if not sys.platform.startswith("linux") or own & os.environ.keys():
-        return
-    import ctypes
-
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it, musl does not
-    if mallopt:
-        for parameter, value in KEEP_MEMORY.items():
-            mallopt(parameter, value)
 
 
 def _backend_started() -> bool:
