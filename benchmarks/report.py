@@ -74,6 +74,7 @@ def chart(results: dict[str, dict], name: str) -> Figure:
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.margins(x=0.1)
     axes.set_yticks(range(len(bars)), [label for label, _, _ in bars], fontsize=7)
     axes.invert_yaxis()

@@ -180,7 +180,7 @@ def chosen(where, q, mask=None):
         ("tpu", shape(1, 8192, 2, 64, jnp.bfloat16), pallas_attention.flash),
         ("tpu", shape(8, 8192, 8, 64), kernels.tiled),
     ],
-    ids=str,
+    ids=lambda x: getattr(x, "__name__", str(x)),
 )
 def test_the_choice(where, q, twin):
     assert chosen(where, q) is twin
