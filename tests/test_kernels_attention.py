@@ -159,7 +159,7 @@ def shape(batch, tokens, heads, width, dtype=jnp.float32):
 
 
 def chosen(where, q, mask=None):
-    with assume(where):
+    with assume(where, pallas=True):
         twin = kernels.choice(q, q, mask)
     return getattr(twin, "func", twin)
 
@@ -184,6 +184,15 @@ def chosen(where, q, mask=None):
 )
 def test_the_choice(where, q, twin):
     assert chosen(where, q) is twin
+
+
+def test_flash_is_not_chosen_unless_wanted(monkeypatch):
+    q = shape(8, 2048, 8, 64)
+    assert chosen("tpu", q) is pallas_attention.flash
+    with assume("tpu"):
+        assert kernels.choice(q, q, None) is not pallas_attention.flash
+    monkeypatch.setenv("MINIDIFF_PALLAS", "1")  # this is no TPU
+    assert kernels.choice(q, q, None) is not pallas_attention.flash
 
 
 def test_flash_is_not_chosen_with_a_mask():
@@ -230,7 +239,7 @@ def test_lowers(where, target, dtype, sizes):
         return kernels.attention(q, k, v).astype(jnp.float32).sum()
 
     q = shape(*sizes, dtype)
-    with assume(where):
+    with assume(where, pallas=True):
         exported = jax.export.export(
             jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2))), platforms=[target]
         )(q, q, q)

@@ -230,7 +230,7 @@ def test_lowers(name, target, dtype):
     # JAX does not promise to read a stored Triton program later; nothing here is stored.
     unchecked = [jax.export.DisabledSafetyCheck.custom_call(TRITON)]
     here = some_gpu() if target == "cuda" else contextlib.nullcontext()
-    with assume("gpu" if target == "cuda" else target), here:
+    with assume("gpu" if target == "cuda" else target, pallas=True), here:
         exported = jax.export.export(jax.jit(step), platforms=[target], disabled_checks=unchecked)(
             *(shape(dtype) for shape in shapes)
         )

@@ -33,7 +33,7 @@ def lower(function, *args):
     """Lower the program for both, each with the kernels chosen there."""
     for target, device in (("cuda", "gpu"), ("tpu", "tpu")):
         jax.clear_caches()  # or a function that was traced before keeps its kernels
-        with assume(device):
+        with assume(device, pallas=True):
             exported = jax.export.export(jax.jit(function), platforms=[target])(*args)
         assert exported.platforms == (target,)
     jax.clear_caches()

@@ -227,6 +227,19 @@ def check_stack(module):
         np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
+def check_maps(module):
+    """Where each query looks is a float64 loop's answer, with a mask and without."""
+    q, k = normal(2, 5, 3, 4), normal(2, 6, 3, 4)
+    mask = np.arange(6)[None, None, None] <= np.arange(5)[None, None, :, None]
+    for seen in (None, mask):
+        found = module.attention_weights(q, k, None if seen is None else jnp.asarray(seen))
+        for b, h, i in np.ndindex(2, 3, 5):
+            scores = np.exp(np.float64(k)[b, :, h] @ np.float64(q)[b, i, h] / 2)
+            if seen is not None:
+                scores = scores * seen[0, 0, i]
+            np.testing.assert_allclose(found[b, h, i], scores / scores.sum(), atol=1e-5)
+
+
 def check_depth_keeps_the_spread(module):
     """What the branches add shrinks with the depth: half a hundred layers stay within bounds."""
     stack = jax.jit(lambda: module.Transformer.init(KEY, 16, 48, 2))()
@@ -237,7 +250,7 @@ def check_depth_keeps_the_spread(module):
         assert abs(spread * math.sqrt(2 * 48) - 1) < 0.05
 
 
-CHECKS = [check_stack, check_depth_keeps_the_spread]
+CHECKS = [check_stack, check_maps, check_depth_keeps_the_spread]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

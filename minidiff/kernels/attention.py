@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from minidiff.kernels import pallas_attention
 from minidiff.kernels.pallas_attention import Shaped
-from minidiff.kernels.platform import platform
+from minidiff.kernels.platform import pallas, platform
 
 SHORT = 32 * 32
 """Queries times keys up to which, on a CPU, bringing the heads together costs more than it saves."""
@@ -28,7 +28,7 @@ TILE = 2**18
 MANY_DEVICE, TILE_DEVICE = 2**28, 2**26
 """The same for an accelerator, where only its memory counts: a gigabyte, a quarter of one."""
 FLASH = 1024
-"""Queries from which a TPU uses the flash kernel."""
+"""Queries from which a TPU uses the flash kernel, where Pallas kernels are wanted."""
 
 
 def reference(
@@ -141,7 +141,7 @@ def choice(q: Shaped, k: Shaped, mask: Shaped | None):
         return reference if a_head <= SHORT else batched
     if where == "gpu" and _cudnn_can(q, k, mask):
         return cudnn
-    if where == "tpu" and mask is None and q.shape[1] >= FLASH and pallas_attention.fits(q, k):
+    if pallas() and mask is None and q.shape[1] >= FLASH and pallas_attention.fits(q, k):
         return pallas_attention.flash
     return partial(tiled, tile=TILE_DEVICE) if scores >= MANY_DEVICE else reference
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from minidiff.kernels import pallas_contrastive
-from minidiff.kernels.platform import platform
+from minidiff.kernels.platform import pallas
 
 CHUNK = 512
 """Rows at a time: 8 N CHUNK bytes. On a CPU the time hardly changes from 256 to 2,048."""
@@ -186,6 +186,6 @@ def clip(
     image: Float[Array, "pairs width"], text: Float[Array, "pairs width"], chunk: int = CHUNK
 ) -> Float[Array, ""]:
     """``clip_reference``, by the twin for this platform and shape."""
-    if platform() == "tpu" and pallas_contrastive.fits(image):
+    if pallas() and pallas_contrastive.fits(image):
         return pallas_contrastive.clip_pallas(image, text)
     return _compiled_clip(image, text, chunk)

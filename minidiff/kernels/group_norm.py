@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from minidiff.kernels import pallas_group_norm
-from minidiff.kernels.platform import platform
+from minidiff.kernels.platform import pallas, platform
 
 
 def reference(
@@ -165,6 +165,6 @@ def group_norm_silu(
     eps: float = 1e-5,
 ) -> Float[Array, "batch *space channels"]:
     """``silu_reference``, by the twin for this platform and shape."""
-    if platform() == "tpu" and pallas_group_norm.fits(x):
+    if pallas() and pallas_group_norm.fits(x):
         return pallas_group_norm.group_norm_silu(x, scale, shift, groups, eps)
     return (few_passes if platform() == "cpu" else two_stage)(x, scale, shift, groups, eps, True)
