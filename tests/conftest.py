@@ -23,6 +23,17 @@ hypothesis.settings.register_profile("ci", deadline=None, max_examples=25, deran
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Forget a file's compiled programs after it.
+
+    Each takes tens to thousands of memory mappings. Linux allows a process 65,530; the compiler that
+    gets no more of them ends in a segmentation fault.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def clip_run(tmp_path_factory):
     """A run of the smallest CLIP on scenes: hardly trained, but whole."""
