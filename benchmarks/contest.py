@@ -175,10 +175,7 @@ def enough(contestant: Contestant) -> int:
 
 def race(contestants: dict[str, Contestant], ours: str, turns: int) -> dict[str, dict]:
     """Let them take turns, every second time in reverse; a row for each."""
-    repeats = dict.fromkeys(contestants, 1)
-    for name, contestant in contestants.items():
-        while (seconds := turn(contestant, repeats[name]) * repeats[name]) < TURN_SECONDS:
-            repeats[name] = math.ceil(repeats[name] * min(10, 1.2 * TURN_SECONDS / seconds))
+    repeats = {name: one.repeats or enough(one) for name, one in contestants.items()}
     taken = {name: [] for name in contestants}
     for i in range(turns):
         for name in list(contestants)[:: -1 if i % 2 else 1]:

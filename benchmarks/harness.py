@@ -26,7 +26,7 @@ from contest import (
     turn,
     twins,
 )
-from turns import Parser, at_least, save
+from turns import Parser, at_least, peak_rss, pin, save
 
 from minidiff import bench, runtime
 
@@ -68,8 +68,7 @@ def arguments(doc: str, options: Callable[[Parser], None] | None = None) -> argp
         parser.error("--cores works on Linux only")
     if args.out and not args.out.parent.is_dir():
         parser.error(f"--out: there is no folder {args.out.parent}")
-    if args.cores:  # before JAX counts the cores that it may use
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-args.cores :])
+    pin(args.cores)
     return args
 
 
@@ -127,11 +126,4 @@ def command(name: str, words: list[str]) -> str:
 def peak_bytes() -> int | None:
     """The most memory that the whole run held: the device's, or this process's; None if unknown."""
     held = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    if held or on_accelerator():
-        return held
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return held if held or on_accelerator() else peak_rss()

@@ -80,6 +80,11 @@ def _flat(x: jax.Array) -> jax.Array:
     return x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32)
 
 
+def _affine(flat: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """x a + b, with one a and one b per channel of an image."""
+    return flat * a[:, None, :] + b[:, None, :]
+
+
 def two_stage(
     x: Float[Array, "batch *space channels"],
     scale: Float[Array, "channels"],
@@ -95,7 +100,7 @@ def two_stage(
     """
     flat = _flat(x)
     a, b = _coefficients(flat, scale, shift, groups, eps, partial(jnp.sum, axis=1))[2:]
-    out = flat * a[:, None, :] + b[:, None, :]
+    out = _affine(flat, a, b)
     return (jax.nn.silu(out) if silu else out).reshape(x.shape).astype(x.dtype)
 
 
@@ -116,7 +121,7 @@ def _forward(x, scale, shift, groups, eps, silu):
     flat = _flat(x)
     mean, inverse, a, b = _coefficients(flat, scale, shift, groups, eps, sum_space)
     a, b = jax.lax.optimization_barrier((a, b))  # or each value would compute its own again
-    out = flat * a[:, None, :] + b[:, None, :]
+    out = _affine(flat, a, b)
     out = (jax.nn.silu(out) if silu else out).reshape(x.shape).astype(x.dtype)
     return out, (x, scale, shift, mean, inverse)
 
@@ -129,7 +134,7 @@ def _backward(groups, eps, silu, saved, gradient):
     if silu:
         # Nor shall XLA keep the forward pass's sigmoid for us: that is one more array to write.
         flat, a, b = jax.lax.optimization_barrier((flat, a, b))
-        u = flat * a[:, None, :] + b[:, None, :]
+        u = _affine(flat, a, b)
         gate = jax.nn.sigmoid(u)
         # Three readers follow: without the barrier each would compute the sigmoid again.
         gradient = jax.lax.optimization_barrier(gradient * gate * (1 + u * (1 - gate)))
@@ -139,11 +144,16 @@ def _backward(groups, eps, silu, saved, gradient):
     c = -jnp.square(inverse) * _over_group(to_scale * scale[None, :], groups, space)
     d = -inverse * _over_group(to_shift * scale[None, :], groups, space) - mean * c
     a, c, d = jax.lax.optimization_barrier((a, c, d))
-    to_x = gradient * a[:, None, :] + flat * c[:, None, :] + d[:, None, :]
+    to_x = gradient * a[:, None, :] + _affine(flat, c, d)
     return to_x.reshape(x.shape).astype(x.dtype), to_scale.sum(axis=0), to_shift.sum(axis=0)
 
 
 few_passes.defvjp(_forward, _backward)
+
+
+def _twin():
+    """The twin for this platform."""
+    return few_passes if platform() == "cpu" else two_stage
 
 
 def group_norm(
@@ -154,7 +164,7 @@ def group_norm(
     eps: float = 1e-5,
 ) -> Float[Array, "batch *space channels"]:
     """``reference``, by the twin for this platform."""
-    return (few_passes if platform() == "cpu" else two_stage)(x, scale, shift, groups, eps)
+    return _twin()(x, scale, shift, groups, eps)
 
 
 def group_norm_silu(
@@ -167,4 +177,4 @@ def group_norm_silu(
     """``silu_reference``, by the twin for this platform and shape."""
     if pallas() and pallas_group_norm.fits(x):
         return pallas_group_norm.group_norm_silu(x, scale, shift, groups, eps)
-    return (few_passes if platform() == "cpu" else two_stage)(x, scale, shift, groups, eps, True)
+    return _twin()(x, scale, shift, groups, eps, True)
