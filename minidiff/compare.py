@@ -16,6 +16,7 @@ from minidiff.data.sources import captions_of, open_source
 from minidiff.diffusion import OBJECTIVES, Diffusion, draw
 from minidiff.guidance import Conditioned
 from minidiff.likelihood import bits_per_dimension
+from minidiff.runtime import FEW_RUNS
 from minidiff.sampling import Spacing
 
 SHOWN = 6  # prompts in a sweep
@@ -39,7 +40,7 @@ def captions(data: str, seed: int, split: str, size: int, count: int) -> list[st
     return texts[:count]
 
 
-@jax.jit
+@partial(jax.jit, compiler_options=FEW_RUNS)
 def _but_images(source: object, step: int | Int[Array, ""]) -> dict[str, jax.Array]:
     """A batch without its images, which XLA sees need not be drawn."""
     return {name: value for name, value in source.batch(step).items() if name != "image"}

@@ -16,6 +16,7 @@ from minidiff.data.factors import ACCESSORIES, COLOURS, FACTORS, SUBJECTS, Scene
 from minidiff.data.scenes import SceneSource, render_batch, scenes
 from minidiff.encoder import Encoder
 from minidiff.retrieval import difference, fill, label_embeddings, rank_words
+from minidiff.runtime import FEW_RUNS
 
 AT_ONCE = 250  # scenes drawn per call
 RANKS = (1, 5, 10)
@@ -32,7 +33,7 @@ def draw(encoder: Encoder, seed: int, split: str, count: int) -> dict[str, np.nd
     return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
 
 
-@jax.jit
+@partial(jax.jit, compiler_options=FEW_RUNS)
 def _facts(source: SceneSource, step: int | Int[Array, ""]) -> tuple[dict[str, jax.Array], Scene]:
     """All of a batch but its pictures, which XLA sees are not asked for; and the scenes."""
     batch = source.batch(step)
@@ -42,9 +43,10 @@ def _facts(source: SceneSource, step: int | Int[Array, ""]) -> tuple[dict[str, j
 
 
 # Compiled whole: piece by piece, dozens of small programs would take longer to make.
-_render = jax.jit(render_batch, static_argnums=1)
-_scenes = jax.jit(scenes, static_argnums=1)
-_full_captions = jax.jit(jax.vmap(full_caption))
+_render = jax.jit(render_batch, static_argnums=1, compiler_options=FEW_RUNS)
+_scenes = jax.jit(scenes, static_argnums=1, compiler_options=FEW_RUNS)
+_full_captions = jax.jit(jax.vmap(full_caption), compiler_options=FEW_RUNS)
+cosines = jax.jit(cosine_similarity)
 
 
 def pictures(encoder: Encoder, drawn: Scene) -> Float[np.ndarray, "count side side 3"]:
@@ -68,7 +70,7 @@ def pictures(encoder: Encoder, drawn: Scene) -> Float[np.ndarray, "count side si
 
 def nearest(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The nearest label of each image embedding."""
-    return np.asarray(jnp.argmax(cosine_similarity(images, labels), axis=1))
+    return np.asarray(jnp.argmax(cosines(images, labels), axis=1))
 
 
 def subject_labels(encoder: Encoder) -> Float[np.ndarray, "8 embedding"]:
@@ -146,7 +148,7 @@ def retrieval(encoder: Encoder, seed: int, count: int = 1000) -> dict:
     """
     drawn = distinct(encoder, seed, count)
     texts = [str(text) for text in drawn["text"]]
-    score = np.asarray(cosine_similarity(encoder.images(drawn["image"]), encoder.texts(texts)))
+    score = np.asarray(cosines(encoder.images(drawn["image"]), encoder.texts(texts)))
     ideal, own = ideal_scores(drawn["factors"], texts), np.eye(len(texts), dtype=bool)
     return {
         name: {

@@ -5,6 +5,7 @@ package and were made by ``minidiff train judge --preset cpu`` (minidiff/recipes
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -19,6 +20,7 @@ from minidiff.data.factors import FACTORS
 from minidiff.data.sources import open_source
 from minidiff.errors import InputError
 from minidiff.layers import Conv, GroupNorm, Linear
+from minidiff.runtime import FEW_RUNS
 
 SIDE = 16
 WIDTHS = (32, 64, 96)
@@ -118,7 +120,7 @@ def look(judge: Judge, images: Float[np.ndarray, "n side side 3"]) -> dict[str, 
     return dict(zip(("features", "factors", "certainty"), columns, strict=True))
 
 
-@jax.jit
+@partial(jax.jit, compiler_options=FEW_RUNS)
 def _draw(source: object, step: int | Int[Array, ""]) -> dict[str, jax.Array]:
     """A batch of a source; jitted once, so that the next call finds it compiled."""
     return source.batch(step)

@@ -27,7 +27,7 @@ SHORTER_CLIP = {"cpu": {"steps": 250, "picture_every": 50}}
 SHORTER = {
     "cpu": {
         "steps": 600, "attention": (), "checkpoint_every": 300, "picture_every": 0,
-        "sample_steps": 25,
+        "sample_steps": 10,
         "scales": (0.0, 1.0, 3.0, 6.0), "scales_count": 64, "compare_steps": (),
     },
 }  # fmt: skip

@@ -28,6 +28,11 @@ CPU_FLAG_JAXLIB = ((0, 10, 2), (0, 13))
 MIN_COMPILE_SECONDS = 0.2
 
 
+# Compiler options of a program that runs a few times: made in half the time, it takes a few times as
+# long to run. What draws and examines scenes is such; together these take longer to make than to run.
+FEW_RUNS = {"xla_backend_optimization_level": 0}
+
+
 def configure() -> None:
     """Set the defaults for XLA's flags and JAX's compile cache. Harmless to call again."""
     version = jaxlib_version()

@@ -13,6 +13,7 @@ from jaxtyping import Array, Int
 from minidiff.data.captions import MAX_WORDS, VOCABULARY
 from minidiff.data.sources import Source
 from minidiff.errors import InputError
+from minidiff.runtime import FEW_RUNS
 from minidiff.text import Tokenizer
 
 SAMPLE = 4096  # captions of an endless source that a tokenizer learns from
@@ -79,7 +80,7 @@ def some_captions(source: Source) -> list[str]:
     """
     if source.name == "scenes":
         steps = -(-SAMPLE // source.batch_size)
-        draw = jax.jit(lambda source, step: source.batch(step)["words"])
+        draw = jax.jit(lambda source, step: source.batch(step)["words"], compiler_options=FEW_RUNS)
         texts = [text for step in range(steps) for text in source.captions(draw(source, step))]
         return texts + 2 * list(VOCABULARY)  # some words are needed for two objects alone
     if not source.facts.captions or not any(source.facts.captions):

@@ -25,7 +25,6 @@ from minidiff.contrastive import (
     SIGLIP_LOG_SCALE_INIT,
     clamp_log_scale,
     contrastive_loss,
-    cosine_similarity,
     siglip_loss,
 )
 from minidiff.data.sources import Source, captions_of, open_source
@@ -33,6 +32,7 @@ from minidiff.data.tokens import Tokenized, some_captions, tokens_of
 from minidiff.encoder import Encoder
 from minidiff.errors import InputError
 from minidiff.layers import count_parameters
+from minidiff.runtime import FEW_RUNS
 from minidiff.text import TextConfig, Tokenizer
 from minidiff.training.config import TrainConfig, setting
 from minidiff.training.run import Run, open_run, train
@@ -191,13 +191,13 @@ def held_out(config: Config, source: Source, count: int) -> tuple[np.ndarray, li
     test = open_source(
         config.data, seed=config.seed, split="test", size=source.image_shape[0], batch_size=count
     )
-    batch = jax.jit(lambda test: test.batch(0))(test)
+    batch = jax.jit(lambda test: test.batch(0), compiler_options=FEW_RUNS)(test)
     return np.asarray(batch["image"]), captions_of(test, batch)
 
 
 def similarity(encoder: Encoder, images: np.ndarray, texts: list[str]) -> np.ndarray:
     """Cosine of every image with every text."""
-    return np.asarray(cosine_similarity(encoder.images(images), encoder.texts(texts)))
+    return np.asarray(exam.cosines(encoder.images(images), encoder.texts(texts)))
 
 
 def same_text(texts: list[str]) -> np.ndarray:

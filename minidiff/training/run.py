@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from minidiff import weights
 from minidiff.errors import InputError
+from minidiff.runtime import FEW_RUNS
 from minidiff.training.config import TrainConfig
 from minidiff.training.state import TrainState, fit, make_optimizer, make_train_step
 
@@ -216,9 +217,7 @@ def train(
         weight_decay=config.weight_decay,
         clip=config.clip,
     )
-    # It runs once: not worth the seconds of optimising that each of its many arrays would take.
-    options = {"xla_backend_optimization_level": 0}
-    begin = jax.jit(lambda key: TrainState.init(init(key), optimizer), compiler_options=options)
+    begin = jax.jit(lambda key: TrainState.init(init(key), optimizer), compiler_options=FEW_RUNS)
     state = begin(init_key)
     state = run.restore(state)
     begun = int(state.step)

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import optax
-import optax.contrib
 from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
+
+from minidiff.training.muon import scale_by_muon
 
 Loss = Callable[[jax.Array, object, dict], jax.Array | tuple[jax.Array, dict[str, jax.Array]]]
 """loss(key, model, batch) -> a scalar, or (scalar, {name: number to log beside it})."""
@@ -53,20 +54,20 @@ def make_optimizer(
     def decayed(model):
         return jax.tree_util.tree_map_with_path(_is_matrix, model)
 
+    adamw = optax.adamw(rate, b2=0.99, weight_decay=weight_decay, mask=decayed)
     if kind == "muon":
-        update = optax.contrib.muon(
-            rate,
-            weight_decay=weight_decay,
-            weight_decay_mask=decayed,
-            adam_learning_rate=lambda step: 0.2 * rate(step),
-            adam_b2=0.99,
-            muon_weight_dimension_numbers=lambda model: jax.tree_util.tree_map_with_path(
-                _as_matrix, model
-            ),
+        matrices = optax.chain(
+            scale_by_muon(lambda x: x.ndim % 2),  # a matrix has two axes, a convolution four
+            optax.add_decayed_weights(weight_decay),
+            optax.scale_by_learning_rate(rate),
         )
-    else:
-        update = optax.adamw(rate, b2=0.99, weight_decay=weight_decay, mask=decayed)
-    return optax.chain(optax.clip_by_global_norm(clip), update)
+        # As one long vector: there are many of them, and each would be a loop of its own.
+        vectors = optax.flatten(optax.adam(lambda step: 0.2 * rate(step), b2=0.99))
+        return optax.chain(
+            optax.clip_by_global_norm(clip),
+            optax.partition({True: matrices, False: vectors}, decayed),
+        )
+    return optax.chain(optax.clip_by_global_norm(clip), adamw)
 
 
 def _is_matrix(path: tuple, x: jax.Array) -> bool:
@@ -75,16 +76,6 @@ def _is_matrix(path: tuple, x: jax.Array) -> bool:
     so biases, scales and shifts are known by their names.
     """
     return x.ndim > 1 and jax.tree_util.keystr(path[-1:], simple=True) not in VECTORS
-
-
-def _as_matrix(path: tuple, x: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
-    """Which axes of a weight are summed over, and which are its outputs; None for a vector.
-
-    A matrix has two axes and a convolution four; one more in front counts the layers of a stack.
-    """
-    if not _is_matrix(path, x):
-        return None
-    return optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim % 2, x.ndim - 1)), x.ndim - 1)
 
 
 def ema_decay_at(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
