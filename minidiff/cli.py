@@ -2,9 +2,8 @@
 
 import argparse
 import importlib
-import sys
 
-from minidiff.errors import InputError
+from minidiff.errors import InputError, tell
 
 RECIPES = ("clip", "ddpm", "text_to_image", "judge")
 LAYOUTS = ("compact", "ddpm-cifar10", "stable-diffusion-1")
@@ -74,6 +73,17 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--out", help="folder of the run; default: runs/RECIPE")
     verb.add_argument("--fields", action="store_true", help="list the recipe's fields and leave")
     verb.add_argument("--quiet", action="store_true", help="no progress bar")
+    many = verb.add_argument_group("many devices", "see docs/scaling.md")
+    many.add_argument(
+        "--mesh", metavar="data=N,model=M",
+        help="devices that divide batches; along model also weights; default: data=all of a cluster",
+    )  # fmt: skip
+    many.add_argument(
+        "--cluster", action="store_true", help="join the processes of SLURM, Open MPI, a TPU slice"
+    )
+    many.add_argument("--coordinator", metavar="HOST:PORT", help="join by hand: where process 0 is")
+    many.add_argument("--processes", type=_count, metavar="N", help="how many there are")
+    many.add_argument("--process", type=_number(int, 0, 999_999), metavar="I", help="which this is")
     verb.add_argument("settings", nargs="*", metavar="field=value")
 
     verb = verbs.add_parser(
@@ -238,19 +248,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         importlib.import_module("minidiff.commands").VERBS[args.verb](args)
-    except InputError as error:
-        return _complain(str(error))
-    except OSError as error:  # a full disk, a folder that may not be written
-        where = f": {error.filename}" if error.filename else ""
-        return _complain(f"{error.strerror or error}{where}")
-    except KeyboardInterrupt:
-        print(
-            "minidiff: stopped; the same command goes on from the last checkpoint", file=sys.stderr
-        )
-        return 130
+    except (InputError, OSError, KeyboardInterrupt) as error:
+        return tell(error)
     return 0
-
-
-def _complain(message: str) -> int:
-    print("minidiff: " + " ".join(message.split()), file=sys.stderr)
-    return 2

@@ -19,7 +19,13 @@ def _train(args: argparse.Namespace) -> None:
         return
     settings = [*([f"data={args.data}"] if args.data else []), *args.settings]
     config = config_module.override(recipe.PRESETS[args.preset], settings)
-    folder = recipe.run(args.out or f"runs/{args.recipe}", config, progress=not args.quiet)
+    processes = importlib.import_module("minidiff.training.processes")
+    out, quiet = args.out or f"runs/{args.recipe}", args.quiet
+    with processes.joined(args.coordinator, args.processes, args.process, args.cluster):
+        devices = importlib.import_module("minidiff.training.devices").Devices.parse(args.mesh)
+        folder = recipe.run(out, config, devices=devices, progress=not quiet)
+        if not folder.writes:
+            return
     print((folder.path / "report.md").read_text(encoding="utf-8"))
     print(f"The run is in {folder.path}, its report in {folder.path / 'report.md'}")
 

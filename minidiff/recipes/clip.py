@@ -12,6 +12,7 @@ Two cores, preset cpu: 2.4 minutes. Expect zero-shot accuracy above 99% for subj
 import dataclasses
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -25,6 +26,8 @@ from minidiff.contrastive import (
     SIGLIP_LOG_SCALE_INIT,
     clamp_log_scale,
     contrastive_loss,
+    ring_siglip_loss,
+    sharded_contrastive_loss,
     siglip_loss,
 )
 from minidiff.data.sources import Source, captions_of, open_source
@@ -35,7 +38,9 @@ from minidiff.layers import count_parameters
 from minidiff.runtime import FEW_RUNS
 from minidiff.text import TextConfig, Tokenizer
 from minidiff.training.config import TrainConfig, setting
-from minidiff.training.run import Run, open_run, train
+from minidiff.training.devices import AXES, ONE, Devices
+from minidiff.training.loop import train
+from minidiff.training.run import Run, open_run
 from minidiff.training.state import TrainState
 from minidiff.vit import ViTConfig
 
@@ -122,12 +127,15 @@ def init(key: jax.Array, config: CLIPConfig, loss: str) -> CLIP:
     )
 
 
-def pair_loss(clip: CLIP, images: jax.Array, ids: jax.Array) -> jax.Array:
-    """The loss of a batch of pairs, CLIP's or SigLIP's."""
+def pair_loss(clip: CLIP, images: jax.Array, ids: jax.Array, devices: Devices = ONE) -> jax.Array:
+    """The loss of a batch of pairs, CLIP's or SigLIP's; each image meets all texts of all devices."""
     embeddings = clip.encode_images(images), clip.encode_texts(ids)
-    if clip.bias is None:
-        return contrastive_loss(*embeddings, clip.log_scale)
-    return siglip_loss(*embeddings, clip.log_scale, clip.bias)
+    terms = (clip.log_scale,) if clip.bias is None else (clip.log_scale, clip.bias)
+    if devices.mesh:
+        loss = sharded_contrastive_loss if clip.bias is None else ring_siglip_loss
+        return devices.by_rows(partial(loss, axis_name=AXES), 2)(*embeddings, *terms)
+    loss = contrastive_loss if clip.bias is None else siglip_loss
+    return loss(*embeddings, *terms)
 
 
 def load(path: str | Path) -> Encoder:
@@ -148,7 +156,7 @@ def copy(path: str | Path, target: Path, dtype: str | None = None) -> None:
     run.copy_ema(Run(target), dtype)
 
 
-def run(out: str, config: Config, *, progress: bool = True) -> Run:
+def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = True) -> Run:
     """Train (or go on training) in the folder ``out``; then draw and measure."""
     source = open_source(
         config.data, seed=config.seed, size=config.size, batch_size=config.batch_size
@@ -157,13 +165,14 @@ def run(out: str, config: Config, *, progress: bool = True) -> Run:
     tokens = tokens_of(source, tokenizer, config.context)
     clip_config = config.towers(source.image_shape, tokenizer, tokens.context)
     facts = {"image_shape": list(source.image_shape), "context": tokens.context}
-    folder = open_run(out, "clip", config, **facts)
-    tokenizer.save(folder.path / "tokenizer")
-    (folder.path / SCORES).mkdir(exist_ok=True)
+    folder = open_run(out, "clip", config, devices, **facts)
+    if folder.writes:
+        tokenizer.save(folder.path / "tokenizer")
+        (folder.path / SCORES).mkdir(exist_ok=True)
     shown = held_out(config, source, SHOWN)
 
     def loss(key, clip, batch):
-        value = pair_loss(clip, batch["image"], batch["ids"])
+        value = pair_loss(clip, batch["image"], batch["ids"], devices)
         return value, {"temperature": jnp.exp(-clip.log_scale)}
 
     def on_picture(state: TrainState, step: int) -> None:
@@ -181,6 +190,8 @@ def run(out: str, config: Config, *, progress: bool = True) -> Run:
         constrain=lambda clip: clip.replace(log_scale=clamp_log_scale(clip.log_scale)),
         progress=progress,
     )
+    if not folder.writes:
+        return folder
     on_picture(state, config.steps)
     write_report(folder, config, Encoder(state.ema, tokenizer), source)
     return folder

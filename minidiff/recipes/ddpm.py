@@ -16,7 +16,9 @@ from minidiff.data.sources import Source, open_source
 from minidiff.diffusion import OBJECTIVES, Config, Diffusion, draw
 from minidiff.layers import count_parameters
 from minidiff.noising import noise_loss
-from minidiff.training.run import Run, open_run, train
+from minidiff.training.devices import ONE, Devices
+from minidiff.training.loop import train
+from minidiff.training.run import Run, open_run
 from minidiff.training.state import TrainState
 from minidiff.unet import UNet
 
@@ -89,7 +91,7 @@ def load(path: str | Path) -> Diffusion:
     return Diffusion.of(config, run.load_ema(template), shape)
 
 
-def run(out: str, config: Config, *, progress: bool = True) -> Run:
+def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = True) -> Run:
     """Train (or go on training) in the folder ``out``; then sample, draw and measure."""
     source = open_source(
         config.data, seed=config.seed, size=config.size, batch_size=config.batch_size
@@ -98,7 +100,7 @@ def run(out: str, config: Config, *, progress: bool = True) -> Run:
     if source.name == "scenes":
         judge.check_images(shape)  # before anything is trained, not after
     unet_config = config.unet(shape)
-    folder = open_run(out, "ddpm", config, image_shape=list(shape))
+    folder = open_run(out, "ddpm", config, devices, image_shape=list(shape))
     schedule, weight = config.noise_schedule(), config.step_weight()
 
     def loss(key, unet, batch):
@@ -122,6 +124,8 @@ def run(out: str, config: Config, *, progress: bool = True) -> Run:
         on_picture=on_picture,
         progress=progress,
     )
+    if not folder.writes:
+        return folder
     on_picture(state, config.steps)
     write_report(folder, config, Diffusion.of(config, state.ema, shape), source)
     return folder

@@ -16,7 +16,9 @@ from minidiff.data.factors import FACTORS
 from minidiff.data.sources import open_source
 from minidiff.judge import Judge, look, real_scenes
 from minidiff.training.config import TrainConfig, setting
-from minidiff.training.run import Run, open_run, train
+from minidiff.training.devices import ONE, Devices
+from minidiff.training.loop import train
+from minidiff.training.run import Run, open_run
 
 TEST_SCENES = 8192
 
@@ -48,12 +50,14 @@ def loss(key: jax.Array, judge: Judge, batch: dict, noise: float = 0.0) -> jax.A
     return sum(terms)
 
 
-def run(out: str, config: Config, *, progress: bool = True) -> Run:
+def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = True) -> Run:
     """Train (or go on training) the judge in the folder ``out``; then measure it."""
-    folder = open_run(out, "judge", config)
+    folder = open_run(out, "judge", config, devices)
     source = open_source(config.data, seed=config.seed, size=16, batch_size=config.batch_size)
     noisy_loss = jax.tree_util.Partial(loss, noise=config.noise)
     state = train(folder, config, Judge.init, noisy_loss, source, progress=progress)
+    if not folder.writes:
+        return folder
     test = real_scenes(config.seed, "test", 16, TEST_SCENES)
     right = metrics.accuracy(look(state.ema, test["image"])["factors"], test["factors"])
     accuracy = dict(zip(FACTORS, map(float, right), strict=True))

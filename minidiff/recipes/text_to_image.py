@@ -29,7 +29,9 @@ from minidiff.noising import noise_loss
 from minidiff.recipes import clip
 from minidiff.text import TextTransformer
 from minidiff.training.config import setting
-from minidiff.training.run import Run, open_run, train
+from minidiff.training.devices import ONE, Devices
+from minidiff.training.loop import train
+from minidiff.training.run import Run, open_run
 from minidiff.training.state import TrainState
 from minidiff.unet import Condition, UNet, UNetConfig
 
@@ -117,7 +119,7 @@ def load(path: str | Path) -> Diffusion:
     return Diffusion.of(config, run.load_ema(template), shape, encoder=encoder, scale=config.scale)
 
 
-def run(out: str, config: Config, *, progress: bool = True) -> Run:
+def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = True) -> Run:
     """Train (or go on training) in the folder ``out``; then sample, draw and measure."""
     source = open_source(
         config.data, seed=config.seed, size=config.size, batch_size=config.batch_size
@@ -128,7 +130,7 @@ def run(out: str, config: Config, *, progress: bool = True) -> Run:
     config.unet(shape)  # what is wrong is told before anything is written
     if config.encoder and not (Path(out) / "clip" / "config.json").exists():
         clip.load(config.encoder)
-    folder = open_run(out, "text_to_image", config, image_shape=list(shape))
+    folder = open_run(out, "text_to_image", config, devices, image_shape=list(shape))
     encoder = _encoder(folder, config, progress)
     tokens = tokens_of(source, encoder.tokenizer, encoder.context)
     schedule, weight = config.noise_schedule(), config.step_weight()
@@ -160,7 +162,8 @@ def run(out: str, config: Config, *, progress: bool = True) -> Run:
         on_picture=on_picture,
         progress=progress,
     )
-    write_report(folder, config, model(state.ema), source)
+    if folder.writes:
+        write_report(folder, config, model(state.ema), source)
     return folder
 
 
@@ -170,9 +173,10 @@ def _encoder(folder: Run, config: Config, progress: bool) -> Encoder:
     if config.encoder is None:
         preset = clip.PRESETS[config.encoder_preset]
         settings = dataclasses.replace(preset, data=config.data, size=config.size, seed=config.seed)
-        clip.run(str(path), settings, progress=progress)
-    elif not (path / "config.json").exists():
+        clip.run(str(path), settings, devices=folder.devices, progress=progress)
+    elif folder.writes and not (path / "config.json").exists():
         clip.copy(config.encoder, path)
+    folder.devices.wait("encoder")
     return clip.load(path)
 
 

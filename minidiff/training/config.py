@@ -8,9 +8,12 @@ import typing
 from minidiff.errors import InputError
 
 
-def setting(default, text: str, *, low=None, high=None, choices: tuple = ()):
-    """A dataclass field with a line of help and the values it allows."""
-    limits = {"help": text, "low": low, "high": high, "choices": choices}
+def setting(default, text: str, *, low=None, high=None, choices: tuple = (), free: bool = False):
+    """A dataclass field with a line of help and the values it allows.
+
+    One that is ``free`` changes no weights: a run may go on with another value.
+    """
+    limits = {"help": text, "low": low, "high": high, "choices": choices, "free": free}
     return dataclasses.field(default=default, metadata=limits)
 
 
@@ -29,8 +32,9 @@ class TrainConfig:
     dtype: str = setting("float32", "compute in", choices=("float32", "bfloat16"))
     seed: int = setting(0, "of weights, data and noise", low=0, high=2**32 - 1)
     log_every: int = setting(25, "steps per dispatch and per line of metrics", low=1, high=10_000)
-    picture_every: int = setting(0, "steps between pictures; 0: only at the end", low=0)
-    checkpoint_every: int = setting(500, "steps between checkpoints", low=1)
+    picture_every: int = setting(0, "steps between pictures; 0: only at the end", low=0, free=True)
+    checkpoint_every: int = setting(500, "steps between checkpoints", low=1, free=True)
+    keep: int = setting(2, "last checkpoints that are kept, beside the best", low=1, free=True)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -40,6 +44,11 @@ class TrainConfig:
     def steps_per_call(self) -> int:
         """The largest number up to log_every that divides steps: one compiled program serves all."""
         return max(d for d in range(1, min(self.log_every, self.steps) + 1) if self.steps % d == 0)
+
+
+def free_fields(config: TrainConfig) -> set[str]:
+    """Names of the settings that a run may change when it goes on."""
+    return {field.name for field in dataclasses.fields(config) if field.metadata.get("free")}
 
 
 def _check(field: dataclasses.Field, value) -> None:

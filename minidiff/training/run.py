@@ -2,7 +2,7 @@
 
     config.json    the recipe, its settings and the versions that began it
     metrics.jsonl  a line of numbers for every dispatch
-    checkpoints/   step_00000500.safetensors: the whole training state, the last two
+    checkpoints/   step_00000500.safetensors: the whole training state, the last ones and the best
     figures/       pictures made on the way and at the end
     report.json, report.md   what the run achieved
 
@@ -12,31 +12,32 @@ goes on from its last checkpoint, and ends with the weights it would have had an
 
 import dataclasses
 import json
+import math
 import os
 import re
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import numpy as np
-from tqdm import tqdm
 
 from minidiff import weights
 from minidiff.errors import InputError
-from minidiff.runtime import FEW_RUNS
-from minidiff.training.config import TrainConfig
-from minidiff.training.state import TrainState, fit, make_optimizer, make_train_step
+from minidiff.training.config import TrainConfig, free_fields
+from minidiff.training.devices import ONE, Devices
+from minidiff.training.state import TrainState
 
-KEPT = 2  # checkpoints
 CHECKPOINT = re.compile(r"step_(\d{8,})\.safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run's folder; make one with ``open_run``."""
+    """A run's folder; make one with ``open_run``. Of several processes only one writes there."""
 
     path: Path
+    devices: Devices = ONE
+
+    @property
+    def writes(self) -> bool:
+        return self.devices.writes
 
     @property
     def figures(self) -> Path:
@@ -79,7 +80,14 @@ class Run:
         self.write_text(name, json.dumps(content, indent=2) + "\n")
 
     def write_text(self, name: str, content: str) -> None:
-        weights.write_atomically(self.path / name, content.encode())
+        if self.writes:
+            weights.write_atomically(self.path / name, content.encode())
+
+    def append_line(self, name: str, content: dict) -> None:
+        """Add a line of JSON to a file."""
+        if self.writes:
+            with open(self.path / name, "a", encoding="utf-8") as file:
+                file.write(json.dumps(content) + "\n")
 
     def metrics(self) -> list[dict]:
         """The lines of metrics.jsonl; a last line that was cut short is left out."""
@@ -96,15 +104,32 @@ class Run:
         return self.checkpoints / f"step_{step:08d}.safetensors"
 
     def save(self, state: TrainState) -> None:
-        """Write a checkpoint and drop all but the last ones."""
+        """Write a checkpoint."""
         weights.save(self.checkpoint(int(state.step)), state)
-        for step in self.saved_steps()[:-KEPT]:
-            self.checkpoint(step).unlink()
+
+    def thin_out(self, keep: int, every: int) -> None:
+        """Drop all checkpoints but the last ``keep`` and the best."""
+        steps, best = self.saved_steps(), self.best_step(every)
+        for step in steps[:-keep]:
+            if step != best:
+                self.checkpoint(step).unlink()
+
+    def best_step(self, every: int) -> int | None:
+        """The checkpoint after the ``every`` steps with the lowest mean loss; None without any."""
+        lines = self.metrics()
+
+        def mean_loss(step: int) -> float:
+            losses = [line["loss"] for line in lines if step - every < line["step"] <= step]
+            return sum(losses) / len(losses) if losses else math.inf
+
+        return min(self.saved_steps(), key=mean_loss, default=None)
 
     def restore(self, state: TrainState) -> TrainState:
-        """The last checkpoint, or ``state`` itself where there is none yet."""
+        """The last checkpoint, on the run's devices, or ``state`` itself where there is none yet."""
         steps = self.saved_steps()
-        return weights.load(self.checkpoint(steps[-1]), state) if steps else state
+        if not steps:
+            return state
+        return self.devices.place(weights.load(self.checkpoint(steps[-1]), state))
 
     def load_ema(self, template: object) -> object:
         """The averaged weights of the last checkpoint, shaped like ``template``."""
@@ -129,21 +154,35 @@ class Run:
         target.write_json("config.json", self.read_json("config.json"))  # the seal
 
 
-def open_run(path: Path | str, recipe: str, config: TrainConfig, **facts) -> Run:
+def open_run(
+    path: Path | str, recipe: str, config: TrainConfig, devices: Devices = ONE, **facts
+) -> Run:
     """Create a run's folder, or come back to one that was made with the same settings.
 
     ``facts`` stand in config.json beside them, and must be the same too. InputError if the folder
-    holds something else or cannot be written.
+    holds something else or cannot be written. All processes of a run must ask.
     """
-    run = Run(Path(path))
+    run, refusal = Run(Path(path), devices), None
+    if run.writes:
+        try:
+            _prepare(run, recipe, config, facts)
+        except InputError as error:
+            refusal = error
+    if devices.agree(refusal is not None):
+        raise refusal or InputError(f"{path} cannot be used: the first process says why")
+    return run
+
+
+def _prepare(run: Run, recipe: str, config: TrainConfig, facts: dict) -> None:
+    """Make the folder, or see that it is of these settings, and clean it. InputError if neither."""
     asked = {"recipe": recipe, "config": json.loads(json.dumps(dataclasses.asdict(config)))}
     asked |= facts
     try:
         if (run.path / "config.json").exists():
-            _check_same(run, asked)
+            _check_same(run, asked, free_fields(config))
         else:
             if run.path.exists() and (not run.path.is_dir() or _has_content(run.path)):
-                raise InputError(f"{path} holds something else: choose a new folder for --out")
+                raise InputError(f"{run.path} holds something else: choose a new folder for --out")
             run.path.mkdir(parents=True, exist_ok=True)
             versions = {"jax": jax.__version__, "backend": jax.default_backend()}
             run.write_json("config.json", asked | versions)
@@ -154,8 +193,7 @@ def open_run(path: Path | str, recipe: str, config: TrainConfig, **facts) -> Run
             if not os.access(folder, os.W_OK):
                 raise PermissionError(13, "not writable")
     except OSError as error:
-        raise InputError(f"cannot write to {path}: {error.strerror or error}") from None
-    return run
+        raise InputError(f"cannot write to {run.path}: {error.strerror or error}") from None
 
 
 def _plain(value: object) -> object:
@@ -168,7 +206,8 @@ def _has_content(folder: Path) -> bool:
     return any(not path.name.startswith(weights.TEMPORARY) for path in folder.iterdir())
 
 
-def _check_same(run: Run, asked: dict) -> None:
+def _check_same(run: Run, asked: dict, free: set[str]) -> None:
+    """InputError where the folder's settings are others; those that are ``free`` may be."""
     there = run.read_config(asked["recipe"])
     if not isinstance(there.get("config"), dict):
         raise InputError(f"{run.path / 'config.json'} is damaged: it holds no settings")
@@ -176,93 +215,10 @@ def _check_same(run: Run, asked: dict) -> None:
     changed = [
         f"{name} is {old.get(name)} there, {new[name]} here"
         for name in new
-        if name != "config" and old.get(name) != new[name]
+        if name != "config" and name not in free and old.get(name) != new[name]
     ]
     if changed:
         raise InputError(
             f"{run.path} was begun with other settings ({'; '.join(changed[:3])}): "
             "give the same ones to go on, or another --out"
         )
-
-
-def train(
-    run: Run,
-    config: TrainConfig,
-    init: Callable,
-    loss: Callable,
-    source: object,
-    *,
-    on_picture: Callable[[TrainState, int], None] = lambda state, step: None,
-    constrain: Callable[[object], object] = lambda model: model,
-    progress: bool = True,
-) -> TrainState:
-    """Train to ``config.steps``, from the last checkpoint if there is one.
-
-    Args:
-        run: from ``open_run``.
-        init: ``init(key)`` draws the model.
-        loss: ``loss(key, model, batch)``; what it logs goes to metrics.jsonl.
-        source: answers ``batch(step)``.
-        on_picture: called at step 0 and every ``config.picture_every`` steps, not at the end.
-        constrain: brings a model that a step has moved back to where it may be.
-        progress: show a bar with rate and time left.
-    """
-    # Unlike streams for weights and noise: a key never serves two purposes.
-    init_key, step_key = jax.random.split(jax.random.key(config.seed))
-    optimizer = make_optimizer(
-        config.steps,
-        config.learning_rate,
-        kind=config.optimizer,
-        warmup=config.warmup,
-        weight_decay=config.weight_decay,
-        clip=config.clip,
-    )
-    begin = jax.jit(lambda key: TrainState.init(init(key), optimizer), compiler_options=FEW_RUNS)
-    state = begin(init_key)
-    state = run.restore(state)
-    begun = int(state.step)
-    train_step = make_train_step(
-        loss,
-        optimizer,
-        ema_decay=config.ema_decay,
-        dtype=config.dtype,
-        steps=config.steps_per_call,
-        constrain=constrain,
-    )
-    kept = [line for line in run.metrics() if line["step"] <= begun]
-    run.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
-    elapsed = kept[-1]["seconds"] if kept else 0.0
-
-    if begun == 0 and config.picture_every:
-        on_picture(state, 0)
-    began = time.monotonic()
-    with (
-        open(run.path / "metrics.jsonl", "a", encoding="utf-8") as log,
-        tqdm(total=config.steps, initial=begun, unit="step", disable=not progress) as bar,
-    ):
-        steps = fit(step_key, state, source, train_step, config.steps)
-        for state, metrics in steps:
-            step = int(state.step)
-            means = {name: float(np.mean(values)) for name, values in metrics.items()}
-            seconds = elapsed + time.monotonic() - began
-            log.write(json.dumps({"step": step, **means, "seconds": round(seconds, 3)}) + "\n")
-            log.flush()
-            bar.update(config.steps_per_call)
-            bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
-            if not np.isfinite(means["loss"]):
-                raise InputError(
-                    f"the loss is {means['loss']} at step {step}: try a lower learning_rate than "
-                    f"{config.learning_rate}; the last good checkpoint is kept in {run.checkpoints}"
-                )
-            if _crossed(step, config.checkpoint_every, config.steps_per_call) or (
-                step == config.steps
-            ):
-                run.save(state)
-            if step < config.steps and _crossed(step, config.picture_every, config.steps_per_call):
-                on_picture(state, step)
-    return state
-
-
-def _crossed(step: int, every: int, stride: int) -> bool:
-    """Whether a multiple of ``every`` lies in the last ``stride`` steps."""
-    return every > 0 and step // every > (step - stride) // every

@@ -9,6 +9,7 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
+from minidiff.training.devices import ONE, Devices
 from minidiff.training.muon import scale_by_muon
 
 Loss = Callable[[jax.Array, object, dict], jax.Array | tuple[jax.Array, dict[str, jax.Array]]]
@@ -33,6 +34,12 @@ class TrainState:
         return cls(step=jnp.int32(0), model=model, ema=ema, opt_state=optimizer.init(model))
 
 
+def learning_rate_schedule(steps: int, learning_rate: float, warmup: int) -> optax.Schedule:
+    """A linear warm-up, then a cosine to zero."""
+    warmup = min(warmup, steps - 1)
+    return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, steps)
+
+
 def make_optimizer(
     steps: int,
     learning_rate: float,
@@ -48,8 +55,7 @@ def make_optimizer(
     equally far. It learns more per image and takes about ten times AdamW's learning rate; what has
     one axis (biases, scales and shifts) is left to AdamW at a fifth of that. Only matrices decay.
     """
-    warmup = min(warmup, steps - 1)
-    rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, steps)
+    rate = learning_rate_schedule(steps, learning_rate, warmup)
 
     def decayed(model):
         return jax.tree_util.tree_map_with_path(_is_matrix, model)
@@ -98,6 +104,7 @@ def make_train_step(
     dtype: str = "float32",
     steps: int = 1,
     constrain: Callable[[object], object] = lambda model: model,
+    devices: Devices = ONE,
 ) -> Callable[[Key[Array, ""], TrainState, object], tuple[TrainState, dict[str, jax.Array]]]:
     """A compiled ``train_step(key, state, source) -> (state, metrics)``.
 
@@ -108,6 +115,7 @@ def make_train_step(
         dtype: what the loss computes in, "float32" or "bfloat16"; the weights stay float32.
         steps: how many steps one call takes (a ``lax.scan``: one dispatch for all).
         constrain: brings a model that a step has moved back to where it may be.
+        devices: what the rows of each batch, and the state, are divided among.
 
     The batch of each step is ``source.batch(step)``, drawn inside the program. ``metrics`` holds
     "loss", "gradient_norm" and what the loss logs, each (steps,). The state given in is donated:
@@ -115,7 +123,7 @@ def make_train_step(
     """
 
     def one_step(key, state, source):
-        batch = source.batch(state.step)
+        batch = devices.spread(source.batch(state.step))
 
         def loss_of(model):
             out = loss(jax.random.fold_in(key, state.step), cast(model, dtype), batch)
@@ -127,7 +135,7 @@ def make_train_step(
         decay = ema_decay_at(state.step, ema_decay)
         ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, model)
         metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient), **logged}
-        return TrainState(state.step + 1, model, ema, opt_state), metrics
+        return devices.keep(TrainState(state.step + 1, model, ema, opt_state)), metrics
 
     def train_step(key, state, source):
         def body(state, _):
