@@ -1,5 +1,6 @@
 """A run: resumed anywhere it ends with the same bits, and bad folders are told in one line."""
 
+import dataclasses
 import errno
 import functools
 import json
@@ -22,8 +23,10 @@ from minidiff import weights
 from minidiff.cli import main
 from minidiff.errors import InputError
 from minidiff.recipes import ddpm
+from minidiff.training import interrupts
 from minidiff.training.config import TrainConfig
-from minidiff.training.run import Run, open_run, train
+from minidiff.training.loop import train
+from minidiff.training.run import Run, open_run
 
 CONFIG = TrainConfig(
     steps=12, log_every=2, checkpoint_every=4, picture_every=2, warmup=2, ema_decay=0.9
@@ -43,9 +46,11 @@ class Line:
 @struct.dataclass
 class Numbers:
     last_good: int = struct.field(pytree_node=False, default=10**6)
+    growth: float = struct.field(pytree_node=False, default=0.0)
 
     def batch(self, step):
         x = jax.random.normal(jax.random.fold_in(jax.random.key(0), step), (16, 3))
+        x = x * (1 + self.growth * step) ** 2
         return {"x": jnp.where(step < self.last_good, x, jnp.nan)}
 
 
@@ -101,6 +106,7 @@ def test_a_line_of_metrics_for_each_dispatch(whole):
 
 
 def test_the_last_two_checkpoints_are_kept(whole):
+    assert whole.best_step(4) == 12
     assert whole.saved_steps() == [8, 12]
     assert sorted(os.listdir(whole.path)) == [
         "checkpoints",
@@ -298,14 +304,104 @@ def test_a_damaged_checkpoint(tmp_path):
 # Failures on the way
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
-    said = complaint(go, tmp_path, source=Numbers(last_good=9))
-    assert "the loss is nan at step 10" in said
-    assert "learning_rate" in said
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, stride):
+    """The message names the step that met the bad batch, however many steps a call takes."""
+    config = TrainConfig(
+        steps=12, log_every=stride, checkpoint_every=3, warmup=2, learning_rate=0.5
+    )
+    said = complaint(go, tmp_path, config, source=Numbers(last_good=9))
+    assert "the loss is nan and the gradient's norm nan at step 10" in said
+    assert "source.batch(9)" in said
+    assert "learning rate 0.073 in float32: try a lower learning_rate than 0.5" in said
     run = Run(tmp_path)
-    assert run.saved_steps() == [4, 8]
+    assert run.saved_steps()[-1] == 8 if stride == 2 else 9
     model = run.load_ema(Line.init(jax.random.key(0)))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(model))
+
+
+def test_a_loss_that_explodes_stops_the_run(tmp_path):
+    config = TrainConfig(steps=60, log_every=2, checkpoint_every=2, warmup=0, learning_rate=1.0)
+    said = complaint(go, tmp_path, config, source=Numbers(growth=2.0))
+    assert "the loss has grown from" in said
+    assert "learning rate" in said
+    assert Run(tmp_path).saved_steps()
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    """Loss and gradient of the last step may be fine, and what it made of the weights not."""
+
+    def overflow(line):
+        return line.replace(height=jnp.where(line.height > 0, jnp.inf, line.height))
+
+    run = open_run(tmp_path, "test", CONFIG)
+    steps = ["step 4", "step 8", "step 12"]
+    with pytest.raises(InputError, match="are not finite: they were not saved"):
+        train(
+            run,
+            CONFIG,
+            Line.init,
+            lambda *_: loss(*_) * 0.0 + _[1].height.sum() * -1.0,
+            Numbers(),
+            constrain=overflow,
+            progress=False,
+        )
+    assert not run.saved_steps(), steps
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(1, [2, 12]), (3, [2, 8, 10, 12])])
+def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path, keep, kept):
+    """A source that gets worse: the first checkpoint stays the best."""
+    config = TrainConfig(steps=12, log_every=2, checkpoint_every=2, keep=keep, learning_rate=1e-6)
+    run = go(tmp_path, config, source=Numbers(growth=0.1))
+    assert run.best_step(2) == 2
+    assert run.saved_steps() == kept
+
+
+def test_settings_that_change_no_weights_may_change(whole, tmp_path):
+    with pytest.raises(Stopped):
+        go(tmp_path, stop_at=8)
+    other = dataclasses.replace(CONFIG, keep=5, checkpoint_every=2)
+    run = go(tmp_path, other)
+    assert run.saved_steps() == [4, 8, 10, 12]
+    assert bits(run) == bits(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(whole, tmp_path, number):
+    def send(state, step):
+        if step == 6:
+            signal.raise_signal(number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(interrupts.Stopped, match=r"step 8 is saved in .* the same command") as told:
+        go(tmp_path, at_pictures=send)
+    assert told.value.number == number
+    assert signal.getsignal(number) is before
+    assert Run(tmp_path).saved_steps()[-1] == 8
+    assert bits(go(tmp_path)) == bits(whole)
+
+
+def test_a_second_signal_does_not_wait():
+    with interrupts.Interrupts() as noted:
+        signal.raise_signal(signal.SIGINT)
+        assert noted.caught == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_the_command_tells_of_the_signal_by_its_status(tmp_path):
+    command = [sys.executable, "-m", "minidiff", *tiny.command(tmp_path / "run"), "steps=100000"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 300
+    while not Run(tmp_path / "run").saved_steps() and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said.startswith("minidiff: stopped by SIGTERM; step ")
+    assert said.count("\n") == 1
+    assert f"step {Run(tmp_path / 'run').saved_steps()[-1]} is saved" in said
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(whole, tmp_path, monkeypatch):
