@@ -241,7 +241,7 @@ def train(
         open(run.path / "metrics.jsonl", "a", encoding="utf-8") as log,
         tqdm(total=config.steps, initial=begun, unit="step", disable=not progress) as bar,
     ):
-        steps = fit(step_key, state, source, train_step, config.steps)
+        steps = fit(step_key, state, source, train_step, config.steps, steps=config.steps_per_call)
         for state, metrics in steps:
             step = int(state.step)
             means = {name: float(np.mean(values)) for name, values in metrics.items()}
