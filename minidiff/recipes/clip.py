@@ -47,7 +47,9 @@ SCORES = "similarity"  # folder of the matrices that were measured on the way
 class Config(TrainConfig):
     """Settings of the two towers and of their training."""
 
-    data: str = setting("scenes", "scenes, digits, [stream:]tfds:NAME or folder:PATH, with captions")
+    data: str = setting(
+        "scenes", "scenes, digits, [stream:]tfds:NAME or folder:PATH, with captions"
+    )
     size: int | None = setting(None, "side of the images; none: what suits the data", low=8)
     patch: int = setting(4, "side of a patch in pixels", low=1, high=64)
     width: int = setting(128, "of both towers", low=8, high=4096)
