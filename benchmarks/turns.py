@@ -38,9 +38,14 @@ class Unlike(Exception):
 
 
 def work(
-    build: Callable[[], tuple[Callable[[int], float], dict]], cores: int | None, warm_up: int = 8
+    build: Callable[[], tuple[Callable[[int], float], dict]],
+    cores: int | None,
+    warm_up: int = 8,
+    per_call: int = 1,
 ) -> None:
     """A contender's process. ``build()`` gives (take, facts); take(k) does k steps -> their value.
+
+    Where a step of ``take`` is a call of several, ``per_call`` says of how many.
 
     The value is the last loss, or another number that must be finite. The facts hold "parameters"
     and perhaps "probe", a number that must be equal for all. Steps may add to them while warming up.
@@ -68,7 +73,8 @@ def work(
             ready.add(steps)
         start = time.perf_counter()
         take(steps)
-        answer({"seconds": (time.perf_counter() - start) / steps, "peak": peak_rss()})
+        seconds = (time.perf_counter() - start) / (steps * per_call)
+        answer({"seconds": seconds, "peak": peak_rss(), "held": held_rss()})
 
 
 def pin(cores: int | None) -> None:
@@ -83,6 +89,15 @@ def peak_rss() -> int | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def held_rss() -> int | None:
+    """The bytes of memory that this process holds now; none but on Linux."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return None
+    return pages * resource.getpagesize()
 
 
 def carry_over(network, file: Path) -> None:
@@ -106,7 +121,7 @@ class Contender:
     """The other end of ``work``: a process, and the seconds per step of each of its turns."""
 
     def __init__(self, name: str, command: Sequence[str]):
-        self.name, self.seconds = name, []
+        self.name, self.seconds, self.held = name, [], []
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -124,6 +139,7 @@ class Contender:
             sys.exit(f"{self.name}: stopped early")
         answer = json.loads(line)
         self.seconds.append(answer["seconds"])
+        self.held.append(answer["held"])
         self.facts["peak_rss_bytes"] = answer["peak"]
 
     def close(self) -> None:
@@ -137,6 +153,7 @@ class Contender:
         row = {
             **self.facts,
             "turns_s": self.seconds,
+            "held_bytes": self.held,
             "min_s": min(self.seconds),
             "quartiles_s": statistics.quantiles(self.seconds, n=4),
             "ratio_quartiles": statistics.quantiles(ratios, n=4),
@@ -181,12 +198,14 @@ def compare(
     settings: dict,
     *,
     falls: bool = True,
+    tolerance: float | None = None,
     accelerated: int = 1,
-) -> None:
-    """Start ours and the peers, refuse unlike ones, let them take turns, print and save.
+) -> dict:
+    """Start ours and the peers, refuse unlike ones, let them take turns, print and save the result.
 
     ``options`` are the script's own, for its workers; ``settings`` are kept in the result. On an
-    accelerator a turn has ``accelerated`` times as many steps.
+    accelerator a turn has ``accelerated`` times as many steps. ``tolerance`` of their probes is the
+    device's in TOLERANCE if none is given.
     """
     cores = ["--cores", str(args.cores)] if args.cores else []
     contenders, left_out = [], []
@@ -216,7 +235,9 @@ def compare(
                     print(f"no peers on a {backend}: timing ours alone", flush=True)
                     break
     ours = contenders[0]
-    refuse_unlike(contenders, TOLERANCE.get(backend, TOLERANCE["gpu"]), falls)
+    if tolerance is None:
+        tolerance = TOLERANCE.get(backend, TOLERANCE["gpu"])
+    refuse_unlike(contenders, tolerance, falls)
     steps = args.steps * (1 if backend == "cpu" else accelerated)
     for _ in range(args.turns):
         for one in contenders:
@@ -243,6 +264,7 @@ def compare(
     print(f"wrote {save(args.out, f'{key}_{where}', machine, result)}", flush=True)
     if left_out:
         sys.exit(f"left out: {', '.join(left_out)}")
+    return result
 
 
 def table(rows: dict[str, dict]) -> str:

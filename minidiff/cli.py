@@ -163,7 +163,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--out", default="arithmetic.png", help="picture; default: arithmetic.png")
 
     verb = verbs.add_parser("data", help="look at a source: contact sheet, numbers, problems")
-    verb.add_argument("source", help="scenes, digits, tfds:NAME or folder:PATH")
+    verb.add_argument("source", help="scenes, digits, [stream:]tfds:NAME or folder:PATH")
     verb.add_argument("--split", default="train")
     verb.add_argument("--size", type=_count, help="pixels on a side")
     verb.add_argument("--count", type=_count, default=32, help="images on the sheet")

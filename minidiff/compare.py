@@ -7,16 +7,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
 from matplotlib.figure import Figure
 
 from minidiff import judge, metrics, plot
 from minidiff.data.factors import FACTORS
-from minidiff.data.sources import captions_of, open_source
+from minidiff.data.sources import captions_of, drawn, open_source
 from minidiff.diffusion import OBJECTIVES, Diffusion, draw
 from minidiff.guidance import Conditioned
 from minidiff.likelihood import bits_per_dimension
-from minidiff.runtime import FEW_RUNS
 from minidiff.sampling import Spacing
 
 SHOWN = 6  # prompts in a sweep
@@ -36,14 +34,8 @@ def captions(data: str, seed: int, split: str, size: int, count: int) -> list[st
     """The first captions of a split: prompts that training never saw, unless the split is train."""
     source = open_source(data, seed=seed, split=split, size=size, batch_size=AT_ONCE)
     steps = range(-(-count // AT_ONCE))
-    texts = [text for step in steps for text in captions_of(source, _but_images(source, step))]
-    return texts[:count]
-
-
-@partial(jax.jit, compiler_options=FEW_RUNS)
-def _but_images(source: object, step: int | Int[Array, ""]) -> dict[str, jax.Array]:
-    """A batch without its images, which XLA sees need not be drawn."""
-    return {name: value for name, value in source.batch(step).items() if name != "image"}
+    said = (captions_of(source, drawn(source, step, "words", "index")) for step in steps)
+    return [text for texts in said for text in texts][:count]
 
 
 class Measure:

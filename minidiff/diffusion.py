@@ -53,7 +53,7 @@ AT_ONCE = 64  # images sampled per call
 class Config(TrainConfig):
     """Settings that every diffusion model has."""
 
-    data: str = setting("scenes", "scenes, digits, tfds:NAME or folder:PATH")
+    data: str = setting("scenes", "scenes, digits, [stream:]tfds:NAME or folder:PATH")
     size: int | None = setting(None, "side of the images; none: what suits the data", low=8)
     channels: tuple[int, ...] = setting((64, 96), "of the U-Net's levels, finest first")
     blocks: int = setting(1, "ResBlocks per level", low=1, high=8)

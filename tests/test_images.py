@@ -251,7 +251,7 @@ def test_too_much_for_memory_is_refused_before_reading(tmp_path, monkeypatch):
     fill(tmp_path, 3)
     monkeypatch.setattr(folder, "MAX_BYTES", 1000)
     monkeypatch.setattr(images, "read_image", lambda *_: pytest.fail("decoded"))
-    assert "no streaming yet" in refusal(tmp_path)
+    assert "array_record with TFDS" in refusal(tmp_path)
 
 
 # Captions

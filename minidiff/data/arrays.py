@@ -133,29 +133,35 @@ def shuffled(
     cipher is a bijection on 2^(2h) numbers that is computed one number at a time; where the result
     is outside the data, it is enciphered again until it is inside (cycle walking: Black and
     Rogaway, "Ciphers with arbitrary finite domains", 2002): under four turns on average.
+    ``minidiff.data.stream`` does the same on the host.
     """
-    half = max(1, ((count - 1).bit_length() + 1) // 2)
-    mask = jnp.uint32((1 << half) - 1)
-    key = jax.random.key(seed)
-    round_keys = jax.vmap(
-        lambda e: jax.random.bits(jax.random.fold_in(key, e), (FEISTEL_ROUNDS,), jnp.uint32)
-    )(epoch)
-
-    def encipher(x):
-        left, right = x >> half, x & mask
-        for i in range(FEISTEL_ROUNDS):
-            left, right = right, left ^ (_mix(right ^ round_keys[:, i]) & mask)
-        return (left << half) | right
+    keys = jax.vmap(round_keys, in_axes=(None, 0))(seed, epoch)
 
     def walk(x):
-        return jnp.where(x < count, x, encipher(x))
+        return jnp.where(x < count, x, encipher(x, keys, count))
 
-    inside = jax.lax.while_loop(lambda x: jnp.any(x >= count), walk, encipher(place))
+    inside = jax.lax.while_loop(lambda x: jnp.any(x >= count), walk, encipher(place, keys, count))
     return inside.astype(jnp.int32)
+
+
+def round_keys(seed: UInt[Array, ""], epoch: UInt[Array, ""]) -> UInt[Array, "6"]:
+    """The random numbers that an epoch's order is made of."""
+    key = jax.random.fold_in(jax.random.key(seed), epoch)
+    return jax.random.bits(key, (FEISTEL_ROUNDS,), jnp.uint32)
+
+
+def encipher(x: UInt[Arrays, " n"], keys: UInt[Arrays, "n 6"], count: int) -> UInt[Arrays, " n"]:
+    """The Feistel cipher on the fewest 2^(2h) numbers that hold ``count``, at least 4. Traceable."""
+    half = max(1, ((count - 1).bit_length() + 1) // 2)
+    mask = (1 << half) - 1
+    left, right = x >> half, x & mask
+    for i in range(FEISTEL_ROUNDS):
+        left, right = right, left ^ (_mix(right ^ keys[:, i]) & mask)
+    return (left << half) | right
 
 
 def _mix(x):
     """Spread every bit of a uint32 over all the others (the finalizer of MurmurHash3)."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
     return x ^ (x >> 16)

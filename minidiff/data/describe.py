@@ -8,8 +8,10 @@ import numpy as np
 
 from minidiff.data.factors import FACTORS
 from minidiff.data.sources import Source, captions_of
+from minidiff.data.stream import Stream
 
 SCENES_EXAMINED = 512
+STREAM_EXAMINED = 10_000
 AT_ONCE = 512
 IMBALANCE = 10  # a class this many times as frequent as another is worth a remark
 
@@ -18,19 +20,22 @@ def describe(source: Source) -> dict:
     """Statistics of a source, ready for JSON, with remarks under "problems".
 
     "count" is None for scenes, which never end; "examined" says how many images were looked at:
-    all of them, or the first 512 scenes. "range", "mean" and "std" (the last two per channel) are
-    those of the float images. "labels" counts images by class; for scenes "factors" counts them by
-    factor and value. "captions" counts the images that have one.
+    all of them, the first 512 scenes, or 10,000 evenly spaced examples of a stream. "range", "mean"
+    and "std" (the last two per channel) are those of the float images. "labels" counts images by
+    class; for scenes "factors" counts them by factor and value. "captions" counts the images that
+    have one.
     """
     count = getattr(source, "count", None)
-    examined = count or SCENES_EXAMINED
+    streams = isinstance(source, Stream)
+    examined = min(count, STREAM_EXAMINED) if streams else count or SCENES_EXAMINED
+    numbers = np.linspace(0, (count or examined) - 1, examined, dtype=np.int64)
     channels = source.image_shape[-1]
     total, squares = np.zeros(channels), np.zeros(channels)
     low, high, flat, captioned = np.inf, -np.inf, 0, 0
     prints, labels = Counter(), []
-    draw = jax.jit(lambda source, indices: source.examples(indices))
+    draw = Stream.examples if streams else jax.jit(lambda source, at: source.examples(at))
     for start in range(0, examined, AT_ONCE):
-        batch = jax.device_get(draw(source, np.arange(start, min(start + AT_ONCE, examined))))
+        batch = jax.device_get(draw(source, numbers[start : start + AT_ONCE]))
         images = batch["image"]
         pixels = images.reshape(-1, channels).astype(np.float64)
         total, squares = total + pixels.sum(0), squares + (pixels**2).sum(0)
@@ -76,6 +81,8 @@ def _count_labels(source: Source, labels: list) -> dict:
 def _problems(source: Source, report: dict, flat: int, repeated: int) -> list[str]:
     facts = getattr(source, "facts", None)
     problems = list(facts.problems) if facts else []
+    if report["examined"] < (report["count"] or 0):
+        problems.append(f"only {report['examined']} of {report['count']} images were examined")
     low, high = report["range"]
     if not (low >= -1 and high <= 1):  # also where they are not numbers
         problems.append(f"values from {low} to {high} leave [-1, 1]")

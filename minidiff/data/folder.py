@@ -60,14 +60,19 @@ def folder_source(path: str, *, seed: int, split: str, size: int, batch_size: in
     )
 
 
+def fits_memory(count: int, shape: tuple[int, ...]) -> bool:
+    """Whether ``count`` uint8 images of ``shape`` stay within MAX_BYTES."""
+    return count * int(np.prod(shape)) <= MAX_BYTES
+
+
 def check_memory(count: int, shape: tuple[int, ...]) -> None:
     """Raise InputError where ``count`` uint8 images of ``shape`` would not fit the stated limit."""
-    needed = count * int(np.prod(shape))
-    if needed > MAX_BYTES:
+    if not fits_memory(count, shape):
         raise InputError(
-            f"{count} images of {'x'.join(map(str, shape))} take {needed / 2**30:.1f} GiB, and "
-            f"{MAX_BYTES / 2**30:.0f} GiB is the limit, as there is no streaming yet: use a "
-            "smaller size or fewer images"
+            f"{count} images of {'x'.join(map(str, shape))} take "
+            f"{count * int(np.prod(shape)) / 2**30:.1f} GiB, and {MAX_BYTES / 2**30:.0f} GiB is the "
+            "limit: use a smaller size or fewer images, or write them as array_record with TFDS, "
+            "which is then read while it is used (tfds:NAME)"
         )
 
 

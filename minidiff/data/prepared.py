@@ -1,14 +1,14 @@
-"""Any data set that TFDS holds as array_record, read into memory without TensorFlow."""
+"""Any data set that TFDS holds as array_record, opened without TensorFlow."""
 
-import io
 import re
 from pathlib import Path
 
 import numpy as np
 
 from minidiff.data.arrays import ArraySource, Facts
-from minidiff.data.folder import check_memory, clean
-from minidiff.data.images import square, to_rgb
+from minidiff.data.folder import fits_memory
+from minidiff.data.records import Records
+from minidiff.data.stream import Stream
 from minidiff.errors import InputError
 
 NAME = re.compile(r"[a-z][a-z0-9_]*(/[\w.+-]+){0,2}")  # name, name/config, name/config/version
@@ -24,43 +24,47 @@ def prepared_source(
     size: int | None,
     batch_size: int,
     data_dir: Path | None = None,
-) -> ArraySource:
+    stream: bool = False,
+) -> ArraySource | Stream:
     """The data set ``spec`` = NAME or NAME:SPLIT, such as "mnist" or "mnist:train[:5000]".
 
     The SPLIT of the spec, in TFDS's own notation, outweighs ``split``. A data set of ours that is
     not prepared yet is prepared first (see ``minidiff.data.builders``). Images keep their native
-    size if ``size`` is None. Raises InputError, one line.
+    size if ``size`` is None. It is read into memory, or while it is used: if ``stream`` says so, or
+    if it is too large for memory. Raises InputError, one line.
     """
+    records = open_records(spec, split=split, size=size, data_dir=data_dir)
+    settings = {"seed": seed, "batch_size": batch_size}
+    if stream or not fits_memory(len(records), records.image_shape):
+        return Stream.init(records, **settings)
+    images = np.empty((len(records), *records.image_shape), np.uint8)
+    labels = np.empty(len(records), np.int32) if "label" in records.kinds else None
+    captions = [] if "caption" in records.kinds else None
+    for start in range(0, len(records), READ_AT_ONCE):
+        numbers = range(start, min(start + READ_AT_ONCE, len(records)))
+        found, place = records.read(numbers), slice(start, numbers.stop)
+        images[place] = found["image"]
+        if labels is not None:
+            labels[place] = found["label"]
+        if captions is not None:
+            captions += found["caption"]
+    facts = Facts(captions=tuple(captions) if captions else None, class_names=records.class_names)
+    return ArraySource.init(records.name, images, labels, **settings, facts=facts)
+
+
+def open_records(
+    spec: str, *, split: str, size: int | None, data_dir: Path | None = None
+) -> Records:
+    """The records of ``spec``, as of ``prepared_source``, before any of them is read."""
     name, _, own_split = spec.partition(":")
-    split = own_split or split
     if not NAME.fullmatch(name):
         raise InputError(f"tfds:{spec}: want tfds:NAME or tfds:NAME:SPLIT, such as tfds:mnist")
     builder = _open(name, data_dir)
     features = builder.info.features
     keys = feature_keys(name, features)
-    examples = _examples(name, builder, split, keys["image"])
+    source = _contents(name, builder, own_split or split)
     side = _side(name, features[keys["image"]].shape, size)
-    channels = features[keys["image"]].shape[-1]
-    check_memory(len(examples), (side, side, channels))
-
-    images = np.empty((len(examples), side, side, channels), np.uint8)
-    labels = np.empty(len(examples), np.int32) if "label" in keys else None
-    captions = [] if "caption" in keys else None
-    for start in range(0, len(examples), READ_AT_ONCE):
-        numbers = range(start, min(start + READ_AT_ONCE, len(examples)))
-        for number, example in zip(numbers, examples.__getitems__(numbers), strict=True):
-            images[number] = _to_square(example[keys["image"]], side, channels)
-            if labels is not None:
-                labels[number] = example[keys["label"]]
-            if captions is not None:
-                captions.append(clean(example[keys["caption"]].decode("utf-8", "replace")))
-    facts = Facts(
-        captions=tuple(captions) if captions else None,
-        class_names=tuple(features[keys["label"]].names) if "label" in keys else None,
-    )
-    return ArraySource.init(
-        f"tfds:{spec}", images, labels, seed=seed, batch_size=batch_size, facts=facts
-    )
+    return Records(f"tfds:{spec}", source, features, keys, side)
 
 
 def feature_keys(name: str, features) -> dict[str, str]:
@@ -109,14 +113,13 @@ def _open(name: str, data_dir: Path | None):
     return tfds.builder_from_directory(builders.prepare(name, data_dir))
 
 
-def _examples(name: str, builder, split: str, image_key: str):
-    """The split as a TFDS data source, whose images of kind Image come as encoded bytes."""
+def _contents(name: str, builder, split: str):
+    """The split as a TFDS data source of the records' bytes."""
     import tensorflow_datasets as tfds
 
-    encoded = isinstance(builder.info.features[image_key], tfds.features.Image)
-    decoders = {image_key: tfds.decode.SkipDecoding()} if encoded else None
     try:
-        return builder.as_data_source(split=split, decoders=decoders)
+        as_stored = tfds.decode.DeserializeMethod.RAW_BYTES
+        return builder.as_data_source(split=split, deserialize_method=as_stored)
     except NotImplementedError:
         raise InputError(
             f"{name} is prepared as {builder.info.file_format.value} in {builder.data_dir}, which "
@@ -136,17 +139,3 @@ def _side(name: str, shape: tuple, size: int | None) -> int:
         native = f"{height or 'any'}x{width or 'any'}"
         raise InputError(f"tfds:{name} has images of {native} pixels: say which size you want")
     return height
-
-
-def _to_square(image: bytes | np.ndarray, side: int, channels: int) -> np.ndarray:
-    """One image, encoded or not, as (side, side, channels) uint8."""
-    from PIL import Image
-
-    if isinstance(image, np.ndarray):
-        if image.shape == (side, side, channels):
-            return image
-        opened = Image.fromarray(image[..., 0] if channels == 1 else image)
-    else:
-        opened = Image.open(io.BytesIO(image))
-    upright = opened.convert("L") if channels == 1 else to_rgb(opened)
-    return square(upright, side).reshape(side, side, channels)

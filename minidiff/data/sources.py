@@ -4,18 +4,23 @@ A source is a pytree with static ``name``, ``batch_size`` and ``image_shape``. I
 is a traceable pure function that returns a dict with "image" (batch, height, width, channels)
 float32 in [-1, 1] and, where there are any, "label" (batch,), "factors" and "words". The same step
 gives the same batch, whatever was asked before. Give a source to a compiled function as an
-argument, never by closing over it.
+argument, never by closing over it. What is too large for memory is a ``Stream`` instead, which
+cannot be traced: ``drawn`` serves every source.
 """
 
+import functools
 from typing import Protocol, runtime_checkable
 
+import jax
 import numpy as np
 from jaxtyping import Array, Int
 
 from minidiff.data.arrays import ArraySource, Facts
+from minidiff.data.stream import Stream
 from minidiff.errors import InputError
+from minidiff.runtime import FEW_RUNS
 
-SPECS = "scenes, digits, tfds:NAME, tfds:NAME:SPLIT or folder:PATH"
+SPECS = "scenes, digits, tfds:NAME, tfds:NAME:SPLIT, stream:tfds:NAME or folder:PATH"
 SPLITS = ("train", "test")
 DEFAULT_SIZE = 16  # what two cores can train
 SIZES = range(8, 513)
@@ -42,6 +47,9 @@ def open_source(
 ) -> Source:
     """The source that ``spec`` names: scenes, digits, tfds:NAME[:SPLIT] or folder:PATH.
 
+    ``stream:tfds:NAME[:SPLIT]`` is read while it is used, and so is tfds:NAME where it does not
+    fit memory.
+
     Args:
         spec: what ``--data`` was given.
         seed: of the order of the examples, and of the scenes themselves.
@@ -56,7 +64,8 @@ def open_source(
         raise InputError(f"size is {size}, it must be a multiple of 4 from 8 to {SIZES[-1]}")
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, it must be at least 1")
-    kind, _, rest = spec.partition(":")
+    stream = spec.startswith("stream:tfds:")
+    kind, _, rest = spec.removeprefix("stream:" if stream else "").partition(":")
     if spec == "scenes":
         from minidiff.data.scenes import SceneSource
 
@@ -66,7 +75,8 @@ def open_source(
     if kind == "tfds" and rest:
         from minidiff.data.prepared import prepared_source
 
-        return prepared_source(rest, seed=seed, split=split, size=size, batch_size=batch_size)
+        settings = {"seed": seed, "size": size, "batch_size": batch_size}
+        return prepared_source(rest, split=split, stream=stream, **settings)
     if spec != "digits" and not (kind == "folder" and rest):
         raise InputError(f"unknown data {spec!r}: choose {SPECS}")
     if split not in SPLITS:
@@ -112,6 +122,27 @@ def captions_of(source: Source, batch: dict[str, Array | np.ndarray]) -> list[st
     """The captions of a batch of this source, as strings on the host; None if it has none."""
     if "words" in batch:
         return source.captions(batch["words"])
+    if isinstance(source, Stream):
+        return source.captions(batch["index"])
     if source.facts.captions is None:
         return None
     return [source.facts.captions[i] for i in np.asarray(batch["index"])]
+
+
+def drawn(source: Source, step: int, *names: str) -> dict[str, Array | np.ndarray]:
+    """The batch of ``step`` of any source, outside of training; with names, only those arrays of it.
+
+    Of a compiled source, what is not named is not computed.
+    """
+    if isinstance(source, Stream):
+        return _named(source.batch(step), names)
+    return _drawn(source, step, names)
+
+
+@functools.partial(jax.jit, static_argnums=2, compiler_options=FEW_RUNS)
+def _drawn(source, step, names):
+    return _named(source.batch(step), names)
+
+
+def _named(batch: dict, names: tuple[str, ...]) -> dict:
+    return {name: value for name, value in batch.items() if name in (names or batch)}

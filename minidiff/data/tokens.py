@@ -1,7 +1,8 @@
 """Captions as rows of token ids, made inside the compiled step.
 
 Text never enters a compiled program: scenes write their captions as word ids, and data sets in
-memory have theirs turned into tokens once, beforehand. Both become a table to look up.
+memory have theirs turned into tokens once, beforehand. Both become a table to look up. A stream
+turns the captions of a batch into tokens on the host, when it reads them.
 """
 
 import jax
@@ -12,11 +13,12 @@ from jaxtyping import Array, Int
 
 from minidiff.data.captions import MAX_WORDS, VOCABULARY
 from minidiff.data.sources import Source
+from minidiff.data.stream import Batches, Stream
 from minidiff.errors import InputError
 from minidiff.runtime import FEW_RUNS
 from minidiff.text import Tokenizer
 
-SAMPLE = 4096  # captions of an endless source that a tokenizer learns from
+SAMPLE = 4096  # captions of an endless source, or of a stream, that a tokenizer learns from
 
 
 @struct.dataclass
@@ -61,11 +63,21 @@ class CaptionTokens:
 
 
 @struct.dataclass
+class GivenTokens:
+    """Token ids that a batch holds already ("ids")."""
+
+    context: int = struct.field(pytree_node=False)
+
+    def __call__(self, batch: dict[str, Array]) -> Int[Array, "batch length"]:
+        return batch["ids"]
+
+
+@struct.dataclass
 class Tokenized:
     """A source whose batches hold "ids" beside the images: what a text encoder reads."""
 
-    source: Source
-    tokens: WordTokens | CaptionTokens
+    source: Source | Batches
+    tokens: WordTokens | CaptionTokens | GivenTokens
 
     def batch(self, step: int | Int[Array, ""]) -> dict[str, Array]:
         """The source's batch with its token ids. Traceable."""
@@ -74,7 +86,7 @@ class Tokenized:
 
 
 def some_captions(source: Source) -> list[str]:
-    """Captions to learn a tokenizer from: all of them, or a sample of an endless source's.
+    """Captions to learn a tokenizer from: all, or a sample of an endless source's or a stream's.
 
     InputError if the source has none.
     """
@@ -83,9 +95,28 @@ def some_captions(source: Source) -> list[str]:
         draw = jax.jit(lambda source, step: source.batch(step)["words"], compiler_options=FEW_RUNS)
         texts = [text for step in range(steps) for text in source.captions(draw(source, step))]
         return texts + 2 * list(VOCABULARY)  # some words are needed for two objects alone
-    if not source.facts.captions or not any(source.facts.captions):
+    captions = _sample(source) if isinstance(source, Stream) else source.facts.captions
+    if not captions or not any(captions):
         raise InputError(f"{source.name} has no captions: there is no text to learn from")
-    return list(source.facts.captions)
+    return list(captions)
+
+
+def _sample(stream: Stream) -> list[str] | None:
+    """Captions of evenly spaced records: all, if there are few."""
+    chosen = np.linspace(0, stream.count - 1, min(SAMPLE, stream.count), dtype=np.int64)
+    return stream.captions(chosen)
+
+
+def tokenized(source: Source, tokenizer: Tokenizer, context: int | None = None) -> Tokenized:
+    """The source with the token ids of its captions; ``context`` as of ``tokens_of``.
+
+    Without one, rows of a stream are as long as the longest caption of a sample needs.
+    """
+    if not isinstance(source, Stream):
+        return Tokenized(source, tokens_of(source, tokenizer, context))
+    longest = max(len(tokenizer.encode(text)) for text in some_captions(source)) + 2
+    tokens = GivenTokens(min(longest, context or longest))
+    return Tokenized(source.with_ids(tokenizer, tokens.context), tokens)
 
 
 def tokens_of(

@@ -30,12 +30,11 @@ from minidiff.contrastive import (
     sharded_contrastive_loss,
     siglip_loss,
 )
-from minidiff.data.sources import Source, captions_of, open_source
-from minidiff.data.tokens import Tokenized, some_captions, tokens_of
+from minidiff.data.sources import Source, captions_of, drawn, open_source
+from minidiff.data.tokens import some_captions, tokenized
 from minidiff.encoder import Encoder
 from minidiff.errors import InputError
 from minidiff.layers import count_parameters
-from minidiff.runtime import FEW_RUNS
 from minidiff.text import TextConfig, Tokenizer
 from minidiff.training.config import TrainConfig, setting
 from minidiff.training.devices import AXES, ONE, Devices
@@ -52,7 +51,9 @@ SCORES = "similarity"  # folder of the matrices that were measured on the way
 class Config(TrainConfig):
     """Settings of the two towers and of their training."""
 
-    data: str = setting("scenes", "scenes, digits, tfds:NAME or folder:PATH, with captions")
+    data: str = setting(
+        "scenes", "scenes, digits, [stream:]tfds:NAME or folder:PATH, with captions"
+    )
     size: int | None = setting(None, "side of the images; none: what suits the data", low=8)
     patch: int = setting(4, "side of a patch in pixels", low=1, high=64)
     width: int = setting(128, "of both towers", low=8, high=4096)
@@ -162,9 +163,10 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
         config.data, seed=config.seed, size=config.size, batch_size=config.batch_size
     )
     tokenizer = Tokenizer.learn(some_captions(source), config.vocabulary)
-    tokens = tokens_of(source, tokenizer, config.context)
-    clip_config = config.towers(source.image_shape, tokenizer, tokens.context)
-    facts = {"image_shape": list(source.image_shape), "context": tokens.context}
+    told = tokenized(source, tokenizer, config.context)
+    context = told.tokens.context
+    clip_config = config.towers(source.image_shape, tokenizer, context)
+    facts = {"image_shape": list(source.image_shape), "context": context}
     folder = open_run(out, "clip", config, devices, **facts)
     if folder.writes:
         tokenizer.save(folder.path / "tokenizer")
@@ -185,7 +187,7 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
         config,
         lambda key: init(key, clip_config, config.loss),
         loss,
-        Tokenized(source, tokens),
+        told,
         on_picture=on_picture,
         constrain=lambda clip: clip.replace(log_scale=clamp_log_scale(clip.log_scale)),
         progress=progress,
@@ -202,7 +204,7 @@ def held_out(config: Config, source: Source, count: int) -> tuple[np.ndarray, li
     test = open_source(
         config.data, seed=config.seed, split="test", size=source.image_shape[0], batch_size=count
     )
-    batch = jax.jit(lambda test: test.batch(0), compiler_options=FEW_RUNS)(test)
+    batch = drawn(test, 0)
     return np.asarray(batch["image"]), captions_of(test, batch)
 
 

@@ -20,7 +20,7 @@ from flax import struct
 from minidiff import compare, diffusion, judge, plot, showcase
 from minidiff.compare import captions
 from minidiff.data.sources import Source, open_source
-from minidiff.data.tokens import Tokenized, tokens_of
+from minidiff.data.tokens import Tokenized, tokenized
 from minidiff.diffusion import OBJECTIVES, Diffusion, draw, read_ids
 from minidiff.encoder import Encoder
 from minidiff.guidance import Conditioned
@@ -132,7 +132,7 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
         clip.load(config.encoder)
     folder = open_run(out, "text_to_image", config, devices, image_shape=list(shape))
     encoder = _encoder(folder, config, progress)
-    tokens = tokens_of(source, encoder.tokenizer, encoder.context)
+    told = tokenized(source, encoder.tokenizer, encoder.context)
     schedule, weight = config.noise_schedule(), config.step_weight()
 
     def model(unet: UNet) -> Diffusion:
@@ -152,13 +152,13 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
         plot.save(figure, folder.figures / f"prompts_{step:06d}.png")
 
     text = encoder.clip.text
-    null = read_ids(text, jnp.asarray(encoder.tokenizer([""], tokens.context)))
+    null = read_ids(text, jnp.asarray(encoder.tokenizer([""], told.tokens.context)))
     state = train(
         folder,
         config,
         lambda key: UNet.init(key, unet_config(config, shape, encoder)),
         loss,
-        Told(Tokenized(source, tokens), text, null),
+        Told(told, text, null),
         on_picture=on_picture,
         progress=progress,
     )

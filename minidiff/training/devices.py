@@ -130,6 +130,26 @@ class Devices:
 
         return jax.tree.map(put, tree, self.shardings(tree))
 
+    @property
+    def part(self) -> tuple[int, int]:
+        """(p, P): the rows of a batch that lie in this process are the p-th of P equal parts."""
+        if jax.process_count() == 1:
+            return 0, 1
+        rows = NamedSharding(self.mesh, PartitionSpec(AXES))
+        held = rows.addressable_devices_indices_map((self.count,)).values()
+        return min(part[0].start or 0 for part in held) // len(held), jax.process_count()
+
+    def place_rows(self, batches: object) -> object:
+        """Arrays (steps, rows, ...) of this process's rows as parts of those of all processes."""
+        if self.mesh is None:
+            return batches
+
+        def put(x):
+            axes = PartitionSpec(None, AXES) if np.ndim(x) > 1 else PartitionSpec()
+            return jax.make_array_from_process_local_data(NamedSharding(self.mesh, axes), x)
+
+        return jax.tree.map(put, batches)
+
     def gather(self, tree: object) -> object:
         """The whole arrays, as NumPy's, in every process. All of them must ask."""
         if jax.process_count() == 1:

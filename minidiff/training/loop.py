@@ -103,7 +103,9 @@ def train(
         Saver(run, config.keep, config.checkpoint_every) as saver,
         Interrupts() as interrupts,
     ):
-        calls = fit(step_key, state, source, train_step, config.steps)
+        calls = fit(
+            step_key, state, source, train_step, config.steps, steps=stride, devices=devices
+        )
         for state, metrics in calls:
             step = int(state.step)
             means = {name: float(np.mean(values)) for name, values in metrics.items()}

@@ -1,5 +1,6 @@
 """Training is a state and a step: the whole state is one pytree, the step one compiled program."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import jax
@@ -9,6 +10,7 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
+from minidiff.data.stream import feed
 from minidiff.training.devices import ONE, Devices
 from minidiff.training.muon import scale_by_muon
 
@@ -147,13 +149,36 @@ def make_train_step(
 
 
 def fit(
-    key: Key[Array, ""], state: TrainState, source: object, train_step: Callable, until: int
+    key: Key[Array, ""],
+    state: TrainState,
+    source: object,
+    train_step: Callable,
+    until: int,
+    *,
+    steps: int = 1,
+    devices: Devices = ONE,
 ) -> Iterator[tuple[TrainState, dict[str, jax.Array]]]:
     """Yield (state, metrics) after each call of ``train_step``, until ``until`` steps are taken.
 
     The caller owns logging, pictures and checkpoints. The state that was yielded is donated when the
-    generator goes on: copy what you want to keep.
+    generator goes on: copy what you want to keep. ``steps`` is how many a call takes, which must be
+    told for a source that is read while it is used (``minidiff.data.stream``), of which every
+    process of ``devices`` reads the rows that it holds.
     """
-    while int(state.step) < until:
-        state, metrics = train_step(key, state, source)
-        yield state, metrics
+    process, processes = devices.part
+    calls = feed(
+        source,
+        int(state.step),
+        steps,
+        until,
+        process=process,
+        processes=processes,
+        place=devices.place_rows,
+    )
+    with contextlib.closing(calls):
+        while int(state.step) < until:
+            given = next(calls)
+            state, metrics = train_step(key, state, given)
+            if given is not source and len(metrics["loss"]) != steps:
+                raise ValueError(f"a call took {len(metrics['loss'])} steps, fit was told {steps}")
+            yield state, metrics
