@@ -313,9 +313,9 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, stride):
     said = complaint(go, tmp_path, config, source=Numbers(last_good=9))
     assert "the loss is nan and the gradient's norm nan at step 10" in said
     assert "source.batch(9)" in said
-    assert "learning rate 0.073 in float32: try a lower learning_rate than 0.5" in said
+    assert "learning rate 0.1 in float32: try a lower learning_rate than 0.5" in said
     run = Run(tmp_path)
-    assert run.saved_steps()[-1] == 8 if stride == 2 else 9
+    assert run.saved_steps()[-1] == (6 if stride == 2 else 9)
     model = run.load_ema(Line.init(jax.random.key(0)))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(model))
 
@@ -332,21 +332,14 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     """Loss and gradient of the last step may be fine, and what it made of the weights not."""
 
     def overflow(line):
-        return line.replace(height=jnp.where(line.height > 0, jnp.inf, line.height))
+        return line.replace(height=line.height + jnp.inf)
 
-    run = open_run(tmp_path, "test", CONFIG)
-    steps = ["step 4", "step 8", "step 12"]
-    with pytest.raises(InputError, match="are not finite: they were not saved"):
-        train(
-            run,
-            CONFIG,
-            Line.init,
-            lambda *_: loss(*_) * 0.0 + _[1].height.sum() * -1.0,
-            Numbers(),
-            constrain=overflow,
-            progress=False,
-        )
-    assert not run.saved_steps(), steps
+    config = TrainConfig(steps=1, log_every=1)
+    run, settings = open_run(tmp_path, "test", config), {"constrain": overflow, "progress": False}
+    with pytest.raises(InputError, match="after step 1 are not finite: they were not saved"):
+        train(run, config, Line.init, loss, Numbers(), **settings)
+    assert not run.saved_steps()
+    assert np.isfinite(run.metrics()[-1]["loss"])
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(1, [2, 12]), (3, [2, 8, 10, 12])])
@@ -410,6 +403,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(whole, tmp_path, monkeypatch):
 
     def fill_up(state, step):
         if step == 6:
+            while Run(tmp_path).saved_steps() != [4]:  # a thread is writing it
+                time.sleep(0.01)
             monkeypatch.setattr(weights.os, "fsync", full)
 
     with pytest.raises(OSError, match="No space left") as caught:

@@ -60,6 +60,8 @@ def joined(
     try:
         yield
     except BaseException as error:
+        if not isinstance(error, (InputError, KeyboardInterrupt)):
+            time.sleep(2 * GRACE_SECONDS)  # if it failed because another has ended, that is told
         # Not the usual way out: it would wait for processes that wait for this one.
         os._exit(tell(error))
     watch.leave()
