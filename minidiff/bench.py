@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from minidiff.errors import InputError
+from minidiff.files import check_output, read_bytes
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 WITH_PEERS = ("unet_step", "clip_step", "sampling")  # these take --peers-python
@@ -44,16 +45,25 @@ def title(script: Path) -> str:
 def read(path: Path | str) -> dict[str, dict]:
     """A results file. InputError, one line, if it is none."""
     try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
+        results = json.loads(read_bytes(path))
         for result in results.values():
-            named(result["machine"])
+            identity(result["machine"]), named(result["machine"])
+            ceilings = result.get("ceiling_gflops", {})
+            _positive([speed for speed in [ceilings.get("float32")] if speed is not None])
             for _, _, row in rows(result):
-                _, _, _ = row["quartiles_s"]
+                _, _, _ = _positive(row["quartiles_s"])
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
-    except (ValueError, TypeError, AttributeError, KeyError):
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError, OverflowError):
         raise InputError(f"{path} holds no results of minidiff bench") from None
     return results
+
+
+def _positive(numbers: list) -> list:
+    """Times and speeds as they are. ValueError unless they can be."""
+    if not all(type(x) in (int, float) and 0 < x < math.inf for x in numbers):
+        raise ValueError("no numbers above 0")
+    return numbers
 
 
 def rows(result: dict) -> Iterator[tuple[str, str, dict]]:
@@ -265,8 +275,7 @@ def run(args: argparse.Namespace, folder: Path = FOLDER) -> None:
         print("\n".join(f"{name.ljust(wide)}  {title(path)}" for name, path in have.items()))
         return
     out = Path(args.out)
-    if out.is_dir() or not out.parent.is_dir():
-        raise InputError(f"--out {out} cannot be written: there is no folder {out.parent}")
+    check_output("--out", out)
     if out.exists():
         read(out)
     if args.peers and not Path(args.peers).is_file():

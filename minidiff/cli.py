@@ -1,10 +1,12 @@
 """The ``minidiff`` command. ``--help`` imports neither JAX nor NumPy."""
 
 import argparse
+import contextlib
 import importlib
 import sys
+import warnings
 
-from minidiff.errors import InputError
+from minidiff.errors import InputError, one_line
 
 RECIPES = ("clip", "ddpm", "text_to_image", "judge")
 LAYOUTS = ("compact", "ddpm-cifar10", "stable-diffusion-1")
@@ -17,13 +19,15 @@ LISTS = {
     "check": "files",
 }
 PRESETS = ("smoke", "cpu", "gpu", "full")
+PLACES = ("model", "run", "folder", "data", "out", "to", "write", "image", "mask", "index")
+NO_MEMORY = "the memory is used up: make the batch, the images or the network smaller"
 
 
 class _Parser(argparse.ArgumentParser):
     """Bad usage is told in one line, with exit status 2."""
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {one_line(message)} (see {self.prog} --help)\n")
 
 
 def _number(kind: type, low: int | float, high: int | float):
@@ -41,6 +45,8 @@ def _number(kind: type, low: int | float, high: int | float):
 
 
 _count = _number(int, 1, 1_000_000)
+_sheet = _number(int, 1, 1024)
+_row = _number(int, 1, 100)
 _seed = _number(int, 0, 2**32 - 1)
 _scale = _number(float, 0, 1000)
 _share = _number(float, 0.001, 1)
@@ -137,7 +143,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("folder", help="images, at any depth")
     verb.add_argument("queries", nargs="*", metavar="TEXT")
     verb.add_argument("--image", nargs="+", default=[], metavar="FILE", help="images to look for")
-    verb.add_argument("--count", type=_count, default=6, help="images per query; default: 6")
+    verb.add_argument("--count", type=_row, default=6, help="images per query; default: 6")
     verb.add_argument("--index", metavar="FILE", help="where the folder's embeddings are kept")
     verb.add_argument("--out", default="search.png", help="picture; default: search.png")
 
@@ -156,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("source", help="scenes, digits, tfds:NAME or folder:PATH")
     verb.add_argument("--split", default="train")
     verb.add_argument("--size", type=_count, help="pixels on a side")
-    verb.add_argument("--count", type=_count, default=32, help="images on the sheet")
+    verb.add_argument("--count", type=_sheet, default=32, help="images on the sheet")
     verb.add_argument("--out", default="data.png", help="the sheet; default: data.png")
     verb.add_argument(
         "--write", metavar="DIR", help="instead, prepare a TFDS data set (array_record) in DIR"
@@ -222,6 +228,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser().error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         getattr(args, LISTS[args.verb]).extend(rest)
+    empty = [name for name in PLACES if getattr(args, name, None) in ("", [""])]
+    if empty:  # as where a shell's variable is not set
+        parser().error(f"argument {empty[0]}: it is empty")
     return args
 
 
@@ -236,13 +245,26 @@ def main(arguments: list[str] | None = None) -> int:
     if args.verb is None:
         parser().print_help()
         return 0
+    for stream in (sys.stdout, sys.stderr):  # a file's name may hold what cannot be printed
+        with contextlib.suppress(AttributeError, ValueError):  # it may be no stream of Python's own
+            stream.reconfigure(errors="backslashreplace")
     try:
-        importlib.import_module("minidiff.commands").VERBS[args.verb](args)
+        with (
+            warnings.catch_warnings()
+        ):  # of letters that matplotlib's font has not: boxes stand there
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            importlib.import_module("minidiff.commands").VERBS[args.verb](args)
     except InputError as error:
         return _complain(str(error))
     except OSError as error:  # a full disk, a folder that may not be written
         where = f": {error.filename}" if error.filename else ""
         return _complain(f"{error.strerror or error}{where}")
+    except MemoryError:
+        return _complain(NO_MEMORY)
+    except RuntimeError as error:  # JAX's, when a device has no room
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _complain(f"{NO_MEMORY} ({str(error).splitlines()[0]})")
     except KeyboardInterrupt:
         print(
             "minidiff: stopped; the same command goes on from the last checkpoint", file=sys.stderr
@@ -252,5 +274,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _complain(message: str) -> int:
-    print("minidiff: " + " ".join(message.split()), file=sys.stderr)
+    print(f"minidiff: {one_line(message)}", file=sys.stderr)
     return 2

@@ -63,6 +63,8 @@ def open_source(
         return SceneSource(
             seed=np.uint32(seed), split=split, size=size or DEFAULT_SIZE, batch_size=batch_size
         )
+    if kind == "tfds" and ".." in rest:  # as a part of a path it leads out of the data's folder
+        raise InputError(f"unknown data {spec!r}: a name holds no two dots")
     if kind == "tfds" and rest:
         from minidiff.data.prepared import prepared_source
 

@@ -11,7 +11,6 @@ Two cores, preset cpu: 2.4 minutes. Expect zero-shot accuracy above 99% for subj
 
 import dataclasses
 import math
-import shutil
 from pathlib import Path
 
 import jax
@@ -31,15 +30,17 @@ from minidiff.contrastive import (
 from minidiff.data.sources import Source, captions_of, open_source
 from minidiff.data.tokens import Tokenized, some_captions, tokens_of
 from minidiff.encoder import Encoder
-from minidiff.errors import InputError
+from minidiff.errors import InputError, naming
 from minidiff.layers import count_parameters
 from minidiff.text import TextConfig, Tokenizer
 from minidiff.training.config import TrainConfig, setting
+from minidiff.training.needs import check_training
 from minidiff.training.run import Run, open_run, train
 from minidiff.training.state import TrainState
 from minidiff.vit import ViTConfig
 
 SHOWN = 32  # pairs in the similarity matrix
+MOST_PATCHES = 64**2
 SCORES = "similarity"  # folder of the matrices that were measured on the way
 
 
@@ -58,7 +59,9 @@ class Config(TrainConfig):
     vocabulary: int = setting(1024, "tokens that may be learned", low=514, high=65_536)
     context: int | None = setting(None, "tokens of a text; none: the longest caption", low=4)
     loss: str = setting("clip", "softmax over the batch, or pairwise", choices=("clip", "siglip"))
-    report_count: int = setting(1000, "test examples that the report measures", low=50)
+    report_count: int = setting(
+        1000, "test examples that the report measures", low=50, high=100_000
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -69,6 +72,11 @@ class Config(TrainConfig):
         """The two towers that these settings describe. InputError if the patches do not fit."""
         if image_shape[0] % self.patch:
             raise InputError(f"patch={self.patch} does not divide the image side {image_shape[0]}")
+        if (image_shape[0] // self.patch) ** 2 > MOST_PATCHES:
+            raise InputError(
+                f"patch={self.patch} cuts an image of {image_shape[0]} pixels into more than "
+                f"{MOST_PATCHES} patches, and each looks at every other: set patch higher"
+            )
         both = {"width": self.width, "heads": self.heads}
         return CLIPConfig(
             embedding=self.embedding,
@@ -135,7 +143,8 @@ def load(path: str | Path) -> Encoder:
     run = Run(Path(path))
     config, shape, context = run.read_settings("clip", Config, "image_shape", "context")
     tokenizer = Tokenizer.load(run.path / "tokenizer")
-    towers = config.towers(tuple(shape), tokenizer, context)
+    with naming(run.path / "config.json"):
+        towers = config.towers(shape, tokenizer, context)
     template = jax.eval_shape(lambda key: init(key, towers, config.loss), jax.random.key(0))
     return Encoder(run.load_ema(template), tokenizer)
 
@@ -144,7 +153,7 @@ def copy(path: str | Path, target: Path, dtype: str | None = None) -> None:
     """What ``load`` needs of a run, in a folder of its own; ``dtype``: of the numbers there."""
     run = Run(Path(path))
     target.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(run.path / "tokenizer", target / "tokenizer", dirs_exist_ok=True)
+    Tokenizer.load(run.path / "tokenizer").save(target / "tokenizer")
     run.copy_ema(Run(target), dtype)
 
 
@@ -156,6 +165,7 @@ def run(out: str, config: Config, *, progress: bool = True) -> Run:
     tokenizer = Tokenizer.learn(some_captions(source), config.vocabulary)
     tokens = tokens_of(source, tokenizer, config.context)
     clip_config = config.towers(source.image_shape, tokenizer, tokens.context)
+    check_training(lambda key: init(key, clip_config, config.loss), config, source.image_shape)
     facts = {"image_shape": list(source.image_shape), "context": tokens.context}
     folder = open_run(out, "clip", config, **facts)
     tokenizer.save(folder.path / "tokenizer")
@@ -214,7 +224,7 @@ def write_report(folder: Run, config: Config, encoder: Encoder, source: Source) 
     ]
     figure = plot.similarity_matrices(panels, f"cosines of {SHOWN} held-out images and captions")
     plot.save(figure, folder.figures / "similarity.png")
-    lines = folder.metrics()
+    lines = folder.measured()
     title = f"contrastive loss; log N = {math.log(config.batch_size):.2f}"
     plot.save(plot.loss_curve(lines, title), folder.figures / "loss.png")
     report = {
