@@ -24,6 +24,7 @@ WITH_PEERS = ("unet_step", "clip_step", "sampling")  # these take --peers-python
 IDENTITY = ("cpu", "cpu_count", "devices")  # what makes a machine another one
 VERSIONS = ("python", "jax", "jaxlib", "flax", "optax", "numpy", "xla_flags")
 NUMBER = re.compile(r"[\d.,]*%?(\s\(.*\))?$")  # with quartiles after it, or blank
+LEAST, MOST = 1e-12, 1e12  # seconds, or GFLOP/s, that anybody measures
 CEILING_DRIFT = 0.1  # a machine whose ceiling moved further was busy, or is another one
 
 
@@ -61,8 +62,8 @@ def read(path: Path | str) -> dict[str, dict]:
 
 def _positive(numbers: list) -> list:
     """Times and speeds as they are. ValueError unless they can be."""
-    if not all(type(x) in (int, float) and 0 < x < math.inf for x in numbers):
-        raise ValueError("no numbers above 0")
+    if not all(type(x) in (int, float) and LEAST < x < MOST for x in numbers):
+        raise ValueError("no times")
     return numbers
 
 
@@ -168,7 +169,7 @@ def compare(old: dict[str, dict], new: dict[str, dict], across_machines: bool = 
     of quartiles lie apart. InputError if the results come from different machines, unless
     ``across_machines``, or if they have no row in common.
     """
-    body, notes, machines = [], [], []
+    body, ratios, notes, machines = [], [], [], []
     for key, result in new.items():
         before = _partner(key, result, old)
         if before is None:
@@ -182,10 +183,11 @@ def compare(old: dict[str, dict], new: dict[str, dict], across_machines: bool = 
         known = {(case, name): row for case, name, row in rows(before)}
         for case, name, row in rows(result):
             if (case, name) in known:
-                body.append((_stem(key), case, name, *_change(known[case, name], row)))
+                earlier = known[case, name]
+                body.append((_stem(key), case, name, *_change(earlier, row)))
+                ratios.append(row["quartiles_s"][1] / earlier["quartiles_s"][1])
     if not body:
         raise InputError("the two results have no benchmark in common")
-    ratios = [float(line[5]) for line in body]
     mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
     header = ("benchmark", "case", "contender", "old, ms", "new, ms", "new / old", "so it is")
     told = "\n".join(dict.fromkeys([*machines, *notes]))

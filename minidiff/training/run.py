@@ -48,7 +48,7 @@ class Run:
 
     def read_json(self, name: str) -> dict:
         """A JSON file of the folder. InputError if it is missing or damaged."""
-        if self.path.is_dir() and not (self.path / name).exists():
+        if not (self.path / name).exists():
             raise InputError(f"{self.path} is not a run folder: it has no {name}")
         return files.read_json(self.path / name)
 

@@ -22,6 +22,7 @@ FLOATS = {"F16", "BF16", "F32", "F64"}  # kinds of numbers, as safetensors calls
 WHOLE = {f"{sign}{bits}" for sign in "IU" for bits in (8, 16, 32, 64)}
 TEMPORARY = ".tmp-"
 LISTED = 3  # names that an error message spells out
+MOST_NAME = 200  # characters of each
 
 Shape = tuple[int, ...]
 
@@ -54,6 +55,7 @@ def refuse(source: object, faults: list[str]) -> None:
 
 def printable(name: str) -> str:
     """A name from a file, fit for a message of one line."""
+    name = name if len(name) <= MOST_NAME else f"{name[:MOST_NAME]}..."
     return name if name.isprintable() else repr(name)
 
 
