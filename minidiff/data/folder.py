@@ -131,10 +131,13 @@ def _read_captions(
 
 
 def clean(caption: str) -> str:
-    """``caption`` on one line, without control characters, surrogates and repeated spaces."""
+    """``caption`` on one line, without control characters, surrogates and repeated spaces.
+
+    Nor does it keep byte-order marks, which stand at the head of a text or where two were joined.
+    """
     dropped = ("Cc", "Cs")  # control characters, lone surrogates
     kept = (x for x in caption if x.isspace() or unicodedata.category(x) not in dropped)
-    return " ".join("".join(kept).split())
+    return " ".join("".join(kept).replace("\ufeff", "").split())
 
 
 def _read_beside(root: Path, names: list[str], paths: list[Path]) -> dict[str, str]:

@@ -68,7 +68,12 @@ def open_source(
     if kind == "tfds" and rest:
         from minidiff.data.prepared import prepared_source
 
-        return prepared_source(rest, seed=seed, split=split, size=size, batch_size=batch_size)
+        try:
+            return prepared_source(rest, seed=seed, split=split, size=size, batch_size=batch_size)
+        except (InputError, OSError, MemoryError):
+            raise
+        except Exception as error:  # TFDS raises nearly anything when fed damaged files
+            raise InputError(f"{spec} cannot be read: {type(error).__name__}: {error}") from error
     if spec != "digits" and not (kind == "folder" and rest):
         raise InputError(f"unknown data {spec!r}: choose {SPECS}")
     if split not in SPLITS:
