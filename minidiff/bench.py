@@ -17,12 +17,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from minidiff.errors import InputError
+from minidiff.files import check_output, read_bytes
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 WITH_PEERS = ("unet_step", "clip_step", "sampling")  # these take --peers-python
 IDENTITY = ("cpu", "cpu_count", "devices")  # what makes a machine another one
 VERSIONS = ("python", "jax", "jaxlib", "flax", "optax", "numpy", "xla_flags")
 NUMBER = re.compile(r"[\d.,]*%?(\s\(.*\))?$")  # with quartiles after it, or blank
+LEAST, MOST = 1e-12, 1e12  # seconds, or GFLOP/s, that anybody measures
 CEILING_DRIFT = 0.1  # a machine whose ceiling moved further was busy, or is another one
 
 
@@ -44,16 +46,25 @@ def title(script: Path) -> str:
 def read(path: Path | str) -> dict[str, dict]:
     """A results file. InputError, one line, if it is none."""
     try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
+        results = json.loads(read_bytes(path))
         for result in results.values():
-            named(result["machine"])
+            identity(result["machine"]), named(result["machine"])
+            ceilings = result.get("ceiling_gflops", {})
+            _positive([speed for speed in [ceilings.get("float32")] if speed is not None])
             for _, _, row in rows(result):
-                _, _, _ = row["quartiles_s"]
+                _, _, _ = _positive(row["quartiles_s"])
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
-    except (ValueError, TypeError, AttributeError, KeyError):
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError, OverflowError):
         raise InputError(f"{path} holds no results of minidiff bench") from None
     return results
+
+
+def _positive(numbers: list) -> list:
+    """Times and speeds as they are. ValueError unless they can be."""
+    if not all(type(x) in (int, float) and LEAST < x < MOST for x in numbers):
+        raise ValueError("no times")
+    return numbers
 
 
 def rows(result: dict) -> Iterator[tuple[str, str, dict]]:
@@ -158,7 +169,7 @@ def compare(old: dict[str, dict], new: dict[str, dict], across_machines: bool = 
     of quartiles lie apart. InputError if the results come from different machines, unless
     ``across_machines``, or if they have no row in common.
     """
-    body, notes, machines = [], [], []
+    body, ratios, notes, machines = [], [], [], []
     for key, result in new.items():
         before = _partner(key, result, old)
         if before is None:
@@ -172,10 +183,11 @@ def compare(old: dict[str, dict], new: dict[str, dict], across_machines: bool = 
         known = {(case, name): row for case, name, row in rows(before)}
         for case, name, row in rows(result):
             if (case, name) in known:
-                body.append((_stem(key), case, name, *_change(known[case, name], row)))
+                earlier = known[case, name]
+                body.append((_stem(key), case, name, *_change(earlier, row)))
+                ratios.append(row["quartiles_s"][1] / earlier["quartiles_s"][1])
     if not body:
         raise InputError("the two results have no benchmark in common")
-    ratios = [float(line[5]) for line in body]
     mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
     header = ("benchmark", "case", "contender", "old, ms", "new, ms", "new / old", "so it is")
     told = "\n".join(dict.fromkeys([*machines, *notes]))
@@ -265,8 +277,7 @@ def run(args: argparse.Namespace, folder: Path = FOLDER) -> None:
         print("\n".join(f"{name.ljust(wide)}  {title(path)}" for name, path in have.items()))
         return
     out = Path(args.out)
-    if out.is_dir() or not out.parent.is_dir():
-        raise InputError(f"--out {out} cannot be written: there is no folder {out.parent}")
+    check_output("--out", out)
     if out.exists():
         read(out)
     if args.peers and not Path(args.peers).is_file():

@@ -1,9 +1,12 @@
 """The ``minidiff`` command. ``--help`` imports neither JAX nor NumPy."""
 
 import argparse
+import contextlib
 import importlib
+import sys
+import warnings
 
-from minidiff.errors import InputError, tell
+from minidiff.errors import InputError, one_line, tell
 
 RECIPES = ("clip", "ddpm", "text_to_image", "judge")
 LAYOUTS = ("compact", "ddpm-cifar10", "stable-diffusion-1")
@@ -16,13 +19,14 @@ LISTS = {
     "check": "files",
 }
 PRESETS = ("smoke", "cpu", "gpu", "full")
+PLACES = ("model", "run", "folder", "data", "out", "to", "write", "image", "mask", "index")
 
 
 class _Parser(argparse.ArgumentParser):
     """Bad usage is told in one line, with exit status 2."""
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {one_line(message)} (see {self.prog} --help)\n")
 
 
 def _number(kind: type, low: int | float, high: int | float):
@@ -40,6 +44,8 @@ def _number(kind: type, low: int | float, high: int | float):
 
 
 _count = _number(int, 1, 1_000_000)
+_sheet = _number(int, 1, 1024)
+_row = _number(int, 1, 100)
 _seed = _number(int, 0, 2**32 - 1)
 _scale = _number(float, 0, 1000)
 _share = _number(float, 0.001, 1)
@@ -147,7 +153,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("folder", help="images, at any depth")
     verb.add_argument("queries", nargs="*", metavar="TEXT")
     verb.add_argument("--image", nargs="+", default=[], metavar="FILE", help="images to look for")
-    verb.add_argument("--count", type=_count, default=6, help="images per query; default: 6")
+    verb.add_argument("--count", type=_row, default=6, help="images per query; default: 6")
     verb.add_argument("--index", metavar="FILE", help="where the folder's embeddings are kept")
     verb.add_argument("--out", default="search.png", help="picture; default: search.png")
 
@@ -166,7 +172,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("source", help="scenes, digits, [stream:]tfds:NAME or folder:PATH")
     verb.add_argument("--split", default="train")
     verb.add_argument("--size", type=_count, help="pixels on a side")
-    verb.add_argument("--count", type=_count, default=32, help="images on the sheet")
+    verb.add_argument("--count", type=_sheet, default=32, help="images on the sheet")
     verb.add_argument("--out", default="data.png", help="the sheet; default: data.png")
     verb.add_argument(
         "--write", metavar="DIR", help="instead, prepare a TFDS data set (array_record) in DIR"
@@ -232,6 +238,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser().error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         getattr(args, LISTS[args.verb]).extend(rest)
+    empty = [name for name in PLACES if getattr(args, name, None) in ("", [""])]
+    if empty:  # as where a shell's variable is not set
+        parser().error(f"argument {empty[0]}: it is empty")
     return args
 
 
@@ -246,8 +255,15 @@ def main(arguments: list[str] | None = None) -> int:
     if args.verb is None:
         parser().print_help()
         return 0
+    for stream in (sys.stdout, sys.stderr):  # a file's name may hold what cannot be printed
+        with contextlib.suppress(AttributeError, ValueError):  # it may be no stream of Python's own
+            stream.reconfigure(errors="backslashreplace")
     try:
-        importlib.import_module("minidiff.commands").VERBS[args.verb](args)
-    except (InputError, OSError, KeyboardInterrupt) as error:
+        with (
+            warnings.catch_warnings()
+        ):  # of letters that matplotlib's font has not: boxes stand there
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            importlib.import_module("minidiff.commands").VERBS[args.verb](args)
+    except (InputError, OSError, MemoryError, RuntimeError, KeyboardInterrupt) as error:
         return tell(error)
     return 0

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from minidiff.errors import InputError
+from minidiff.files import check_output
 
 SHOWN_SIDE = 128  # pixels of an image in a picture
 
@@ -17,7 +18,7 @@ def _train(args: argparse.Namespace) -> None:
     if args.fields:
         print(config_module.presets_table(recipe.PRESETS))
         return
-    settings = [*([f"data={args.data}"] if args.data else []), *args.settings]
+    settings = [*([] if args.data is None else [f"data={args.data}"]), *args.settings]
     config = config_module.override(recipe.PRESETS[args.preset], settings)
     processes = importlib.import_module("minidiff.training.processes")
     out, quiet = args.out or f"runs/{args.recipe}", args.quiet
@@ -35,8 +36,7 @@ def _png(text: str) -> Path:
     path = Path(text)
     if path.suffix.lower() != ".png":
         raise InputError(f"--out {text} must end in .png")
-    if path.is_dir() or not path.parent.is_dir():
-        raise InputError(f"--out {text} cannot be written: there is no folder {path.parent}")
+    check_output("--out", path)
     return path
 
 
@@ -46,6 +46,8 @@ def _sample(args: argparse.Namespace) -> None:
 
 def _compare(args: argparse.Namespace) -> None:
     out = Path(args.out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is no folder")
     from minidiff import compare, plot, sample
 
     model = sample.load(args.run)
@@ -128,10 +130,10 @@ def _encoder(path: str):
     from minidiff.training.run import Run
 
     if Path(path).suffix == ".safetensors":
-        return Encoder(weights.load_clip(path), real_clip_tokenizer())
+        return Encoder(weights.load_clip(path), real_clip_tokenizer()).checked(path)
     if "recipe" in Run(Path(path)).read_json("config.json"):
         return clip.load(path)
-    return Encoder(weights.load_clip(path), weights.load_tokenizer(path))
+    return Encoder(weights.load_clip(path), weights.load_tokenizer(path)).checked(path)
 
 
 def _tell_cut(encoder, texts: list[str]) -> None:
@@ -159,11 +161,11 @@ def _classify(args: argparse.Namespace) -> None:
     templates = args.templates or TEMPLATES
     encoder = _encoder(args.model)
     images = encoder.read(args.images)
-    _tell_cut(encoder, [fill(t, label) for label in args.labels for t in templates])
     try:
         labels = label_embeddings(encoder.texts, args.labels, templates)
     except ValueError as error:
         raise InputError(str(error)) from None
+    _tell_cut(encoder, [fill(t, label) for label in args.labels for t in templates])
     chances = np.asarray(zero_shot(encoder.images(images), labels, encoder.clip.log_scale))
     names = [Path(path).name for path in args.images]
     shown = _as_they_are(args.images)
@@ -189,6 +191,7 @@ def _search(args: argparse.Namespace) -> None:
     encoder = _encoder(args.model)
     folder = Path(args.folder)
     path = Path(args.index or f"{folder.name or 'images'}.index.safetensors")
+    check_output("--index", path)
     asked = [encoder.texts(args.queries)] if args.queries else []
     asked += [encoder.images(encoder.read(args.image))] if args.image else []
     index, known = index_folder(encoder, folder, path)

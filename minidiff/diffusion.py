@@ -47,6 +47,8 @@ SAMPLERS = {
     "ancestral": partial(ode_sample, method="ancestral"),
 }
 AT_ONCE = 64  # images sampled per call
+CHANNELS = range(8, 2**14 + 1, 8)
+MOST_LEVELS = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +74,16 @@ class Config(TrainConfig):
     timesteps: int = setting(1000, "T, steps from image to noise", low=2, high=100_000)
     sampler: str = setting("ddim", "of pictures and report", choices=tuple(SAMPLERS))
     sample_steps: int = setting(50, "steps of that sampler", low=1)
-    report_count: int = setting(256, "samples that the report measures", low=8)
+    report_count: int = setting(256, "samples that the report measures", low=8, high=100_000)
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.channels or any(c < 8 or c % 8 for c in self.channels):
-            raise InputError(f"channels={self.channels}: each must be a multiple of 8, at least 8")
+        if not self.channels or any(c not in CHANNELS for c in self.channels):
+            raise InputError(
+                f"channels={self.channels}: each must be a multiple of 8 from 8 to {CHANNELS[-1]}"
+            )
+        if len(self.channels) > MOST_LEVELS:
+            raise InputError(f"channels: {len(self.channels)} levels are more than {MOST_LEVELS}")
         if any(c % self.heads for c in self.channels):
             raise InputError(f"heads={self.heads} does not divide channels={self.channels}")
         if any(not 0 <= level < len(self.channels) for level in self.attention):

@@ -41,6 +41,17 @@ class Encoder:
     clip: CLIP
     tokenizer: Tokenizer
 
+    def checked(self, source: object) -> "Encoder":
+        """Itself. InputError, naming where it was read, if the parts of it cannot work together."""
+        rows, channels = self.clip.config.text.vocabulary, self.clip.config.image.channels
+        if self.tokenizer.size > rows:
+            raise InputError(
+                f"{source}: the tokenizer has ids up to {self.tokenizer.size - 1}, the CLIP {rows} rows"
+            )
+        if channels not in (1, 3):
+            raise InputError(f"{source} sees images of {channels} channels, and files have 1 or 3")
+        return self
+
     @property
     def context(self) -> int:
         """Most tokens of a text, start and end included."""
@@ -133,8 +144,10 @@ class Index:
             names = tuple(json.loads(facts["names"]))
             if embeddings.ndim != 2 or len(names) != len(embeddings):
                 raise ValueError("names and embeddings differ in number")
+            if embeddings.dtype != np.float32 or not np.isfinite(embeddings).all():
+                raise ValueError("embeddings are float32 and finite")
             return cls(names, embeddings, facts["encoder"], facts.get("files", ""))
-        except (KeyError, ValueError, TypeError, AttributeError):
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
             raise InputError(f"{path} is not an index of images") from None
 
 
@@ -153,7 +166,9 @@ def index_folder(encoder: Encoder, folder: Path | str, path: Path | str) -> tupl
         index = Index.load(path)
         if index.encoder != fingerprint:
             raise InputError(f"{path} holds another model's embeddings: give another --index")
-        if index.files == stamp:
+        width = encoder.clip.config.embedding
+        # The names too: one from elsewhere could lead out of the folder.
+        if (index.files, index.names, index.embeddings.shape[1]) == (stamp, names, width):
             return index, True
     index = Index(names, encoder.images(encoder.read(files)), fingerprint, stamp)
     index.save(path)

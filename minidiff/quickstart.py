@@ -36,6 +36,8 @@ SHORTER = {
 def run(out: str | Path, preset: str = "cpu") -> None:
     """Train CLIP and a diffusion model that it tells what to draw; leave pictures and a report."""
     folder = Run(Path(out))
+    if folder.path.exists() and not folder.path.is_dir():
+        raise InputError(f"--out {out} is no folder")
     if folder.path.is_dir() and any(folder.path.iterdir()) and not (folder.path / "clip").exists():
         raise InputError(f"{out} holds something else: choose a new folder for --out")
     began = time.monotonic()

@@ -1,17 +1,17 @@
 """``minidiff sample``: pictures from a trained model, told what to show or what to begin with."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
-from minidiff import plot
+from minidiff import memory, plot
 from minidiff.data.arrays import to_float
-from minidiff.data.images import read_images
+from minidiff.data.images import image_size, read_images
 from minidiff.diffusion import AT_ONCE, SAMPLERS, Diffusion, draw
 from minidiff.editing import image_to_image, inpaint, lerp, slerp
 from minidiff.errors import InputError
@@ -21,6 +21,7 @@ from minidiff.training.run import Run
 
 RECIPES = {"ddpm": ddpm, "text_to_image": text_to_image}
 STRENGTH = 0.6
+MOST_CAPTIONED = 256  # images on a sheet with their prompts
 NOISY = ("ddpm", "ancestral")
 
 
@@ -31,7 +32,7 @@ def load(path: str) -> Diffusion:
     recipe = Run(Path(path)).read_json("config.json").get("recipe")
     if recipe is None:
         return Diffusion.read(path)
-    if recipe not in RECIPES:
+    if not isinstance(recipe, str) or recipe not in RECIPES:
         raise InputError(f"{path} is a run of {recipe}: sample draws from {' and '.join(RECIPES)}")
     return RECIPES[recipe].load(path)
 
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace, out: Path) -> None:
         _tell(model, args.prompts)
     elif model.takes_text and model.encoder is None:
         raise InputError(f"{args.run} wants a text, and there is no CLIP with it that reads one")
+    _check_memory(args, model)
     key = jax.random.key(args.seed)
     if args.between:
         images = _between(key, model, args, settings)
@@ -98,6 +100,24 @@ def _settings(args: argparse.Namespace, model: Diffusion) -> dict:
         raise InputError(f"--steps {args.steps} is more than the model's {total}")
     steps = args.steps or (None if sampler == "ddpm" else min(model.steps, total))
     return {"sampler": sampler, "settings": {"steps": steps}}
+
+
+def _check_memory(args: argparse.Namespace, model: Diffusion) -> None:
+    """InputError for images so large or so many that they would not fit, by their shapes alone."""
+    if model.image_shape[2] not in (1, 3):
+        channels = model.image_shape[2]
+        raise InputError(
+            f"{args.run} draws images of {channels} channels: only 1 or 3 can be shown"
+        )
+    count = args.between or args.count
+    if args.prompts and count > MOST_CAPTIONED:
+        raise InputError(f"--count {count} is too many with prompts: at most {MOST_CAPTIONED}")
+    side = model.image_shape[0]
+    together = min(count, AT_ONCE)
+    needed = 4 * math.prod(model.image_shape) * count
+    needed += 4 * together * (side // model.unet.config.patch) ** 2 * model.unet.config.channels[0]
+    remedy = "draw fewer" if side <= 512 else "this model is too large for this machine"
+    memory.require(needed, f"drawing {count} images of {side} pixels", remedy)
 
 
 def _tell(model: Diffusion, prompts: list[str]) -> None:
@@ -152,12 +172,12 @@ def _from_image(
 
 def _read_mask(path: str, image: str, model: Diffusion) -> jax.Array:
     """(1, side, side, 1): 1 where the image is kept, which is where the mask is black."""
-    with Image.open(path) as mask, Image.open(image) as picture:
-        if mask.size != picture.size:
-            raise InputError(
-                f"--mask {path} is {mask.size[0]} x {mask.size[1]}, "
-                f"but {image} is {picture.size[0]} x {picture.size[1]}: they must agree"
-            )
+    size, other = image_size(path), image_size(image)
+    if size != other:
+        raise InputError(
+            f"--mask {path} is {size[0]} x {size[1]}, "
+            f"but {image} is {other[0]} x {other[1]}: they must agree"
+        )
     grey = read_images([Path(path)], model.image_shape[0], Path()).mean(axis=3, keepdims=True)
     return jnp.float32(grey < 128)
 

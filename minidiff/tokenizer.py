@@ -27,6 +27,7 @@ import regex
 from jaxtyping import Int32
 
 from minidiff.errors import InputError
+from minidiff.files import check_regular
 
 START, END, LAST = "<|startoftext|>", "<|endoftext|>", "</w>"
 REAL_MERGES = 49_408 - 2 * 256 - 2  # OpenAI's file lists five times as many; CLIP uses the first
@@ -246,6 +247,7 @@ def real_clip_tokenizer() -> Tokenizer:
 
 
 def _read(path: Path | str) -> str:
+    check_regular(path)
     with (gzip.open if str(path).endswith(".gz") else open)(path, "rb") as file:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:

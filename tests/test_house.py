@@ -24,6 +24,7 @@ NETWORKS = {"vit", "text", "unet"}
 # mathematics share a floor because they never meet: a sampler sees any denoiser.
 FLOORS = [
     {"errors", "runtime"},
+    {"files", "memory"},
     {"kernels", "tokenizer"},
     {"layers"},
     {"transformer"},

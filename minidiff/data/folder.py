@@ -19,9 +19,12 @@ import numpy as np
 from minidiff.data.arrays import ArraySource, Facts
 from minidiff.data.images import SUFFIXES, complain, drop_colour_if_grey, read_images
 from minidiff.errors import InputError
+from minidiff.files import read_bytes
 
 MAX_BYTES = 2 * 2**30  # of decoded uint8 pixels
 MAX_CAPTION = 1000  # characters
+MAX_CAPTION_BYTES = 2**20  # of a .txt beside an image
+MAX_METADATA_BYTES = 2**28
 SMALLEST_SPLIT = 10  # with fewer images, all are in both splits
 METADATA = ("metadata.jsonl", "metadata.csv")
 
@@ -133,10 +136,13 @@ def _read_captions(
 
 
 def clean(caption: str) -> str:
-    """``caption`` on one line, without control characters, surrogates and repeated spaces."""
+    """``caption`` on one line, without control characters, surrogates and repeated spaces.
+
+    Nor does it keep byte-order marks, which stand at the head of a text or where two were joined.
+    """
     dropped = ("Cc", "Cs")  # control characters, lone surrogates
     kept = (x for x in caption if x.isspace() or unicodedata.category(x) not in dropped)
-    return " ".join("".join(kept).split())
+    return " ".join("".join(kept).replace("\ufeff", "").split())
 
 
 def _read_beside(root: Path, names: list[str], paths: list[Path]) -> dict[str, str]:
@@ -151,7 +157,10 @@ def _read_beside(root: Path, names: list[str], paths: list[Path]) -> dict[str, s
         if not images:
             bad.append((name, "no image of the same name lies beside it"))
         try:
-            texts.update(dict.fromkeys(images, path.read_text("utf-8-sig")))
+            text = read_bytes(path, MAX_CAPTION_BYTES).decode("utf-8-sig")
+            texts.update(dict.fromkeys(images, text))
+        except InputError:
+            bad.append((name, f"more than {MAX_CAPTION_BYTES} bytes"))
         except (UnicodeDecodeError, OSError):
             bad.append((name, "not readable as UTF-8 text"))
     complain(bad, "caption file(s)")
@@ -161,7 +170,9 @@ def _read_beside(root: Path, names: list[str], paths: list[Path]) -> dict[str, s
 def _read_metadata(path: Path, names: set[str]) -> dict[str, str]:
     """Captions from metadata.jsonl or metadata.csv, by image name; errors name the line."""
     try:
-        text = path.read_text("utf-8-sig")
+        text = read_bytes(path, MAX_METADATA_BYTES).decode("utf-8-sig")
+    except InputError:
+        raise InputError(f"{path.name} is larger than {MAX_METADATA_BYTES} bytes") from None
     except (UnicodeDecodeError, OSError):
         raise InputError(f"{path.name} is not readable as UTF-8 text") from None
     rows = _json_rows(text) if path.suffix == ".jsonl" else _csv_rows(text)

@@ -17,6 +17,7 @@ from minidiff.errors import InputError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # tried in turn, whatever the file is called
 MAX_PIXELS = 80_000_000  # below the 89 million at which Pillow begins to warn of bombs
+MOST_THREADS = 4  # a picture of MAX_PIXELS takes up to a gigabyte while it is decoded
 NAMED_AT_MOST = 3  # bad files named in an error line
 
 
@@ -30,11 +31,18 @@ def read_images(paths: Sequence[Path], size: int, root: Path) -> UInt8[np.ndarra
     inside = (path.relative_to(root) if path.is_relative_to(root) else path for path in paths)
     names = [path.as_posix() for path in inside]
     # Headers first and in one thread: warnings cannot be caught separately in several.
-    refused = [_attempt(check_header, path) for path in paths]
+    headers = [_attempt(check_header, path) for path in paths]
     images = np.zeros((len(paths), size, size, 3), np.uint8)
     bad = []
-    with ThreadPoolExecutor() as pool:  # Pillow releases the interpreter's lock while it decodes
-        outcomes = pool.map(lambda no, path: no or _attempt(read_image, path, size), refused, paths)
+
+    def read(header, path):
+        return header if isinstance(header, InputError) else _attempt(read_image, path, size)
+
+    # Pillow releases the interpreter's lock while it decodes. What it merely warns of, such as EXIF
+    # that makes no sense, leaves a picture all the same.
+    with ThreadPoolExecutor(MOST_THREADS) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        outcomes = pool.map(read, headers, paths)
         bar = tqdm(outcomes, "reading images", len(paths), leave=False, disable=len(paths) < 500)
         for number, image in enumerate(bar):
             if isinstance(image, InputError):
@@ -45,8 +53,8 @@ def read_images(paths: Sequence[Path], size: int, root: Path) -> UInt8[np.ndarra
     return images
 
 
-def check_header(path: Path) -> None:
-    """Raise InputError, saying only what is wrong, unless ``path`` begins like an allowed image."""
+def check_header(path: Path) -> tuple[int, int]:
+    """(width, height) of what begins like an allowed image; else InputError, saying only why not."""
     from PIL import Image, UnidentifiedImageError
 
     if path.stat().st_size == 0:
@@ -64,6 +72,15 @@ def check_header(path: Path) -> None:
         raise InputError(f"unreadable ({_reason(error)})") from None
     if width * height > MAX_PIXELS:
         raise InputError(f"{width}x{height} is more than {MAX_PIXELS:,} pixels")
+    return width, height
+
+
+def image_size(path: Path | str) -> tuple[int, int]:
+    """(width, height) of an image file, undecoded. InputError names the file."""
+    try:
+        return check_header(Path(path))
+    except InputError as error:
+        raise InputError(f"{_one_line(path)}: {error}") from None
 
 
 def read_image(path: Path, size: int) -> UInt8[np.ndarray, "h w 3"]:

@@ -72,11 +72,18 @@ def open_source(
         return SceneSource(
             seed=np.uint32(seed), split=split, size=size or DEFAULT_SIZE, batch_size=batch_size
         )
+    if kind == "tfds" and ".." in rest:  # as a part of a path it leads out of the data's folder
+        raise InputError(f"unknown data {spec!r}: a name holds no two dots")
     if kind == "tfds" and rest:
         from minidiff.data.prepared import prepared_source
 
         settings = {"seed": seed, "size": size, "batch_size": batch_size}
-        return prepared_source(rest, split=split, stream=stream, **settings)
+        try:
+            return prepared_source(rest, split=split, stream=stream, **settings)
+        except (InputError, OSError, MemoryError):
+            raise
+        except Exception as error:  # TFDS raises nearly anything when fed damaged files
+            raise InputError(f"{spec} cannot be read: {type(error).__name__}: {error}") from error
     if spec != "digits" and not (kind == "folder" and rest):
         raise InputError(f"unknown data {spec!r}: choose {SPECS}")
     if split not in SPLITS:

@@ -10,8 +10,10 @@ from pathlib import Path
 from minidiff import checks
 from minidiff.checks.exercise import Exercise
 from minidiff.errors import InputError
+from minidiff.files import read_bytes
 
 KINDS = (".ipynb", ".py")
+MOST_BYTES = 2**27  # of a notebook with its pictures
 LESSON = re.compile(r"""\bLesson\(\s*["']\d\d_(\w+)["']""")
 # Their bodies are Python all the same.
 TRANSPARENT = ("%%time", "%%timeit", "%%capture", "%%prun")
@@ -127,7 +129,7 @@ def read(path: Path, name: str = "") -> Notebook:
     if path.suffix not in KINDS:
         raise InputError(f"{path} is not a notebook: .ipynb, or .py in cells marked by # %%")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path, MOST_BYTES).decode()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old notebooks: cells without ids
             form = "ipynb" if path.suffix == ".ipynb" else "py:percent"
@@ -135,7 +137,7 @@ def read(path: Path, name: str = "") -> Notebook:
                 c.source for c in jupytext.reads(text, fmt=form).cells if c.cell_type == "code"
             ]
         cells = tuple(plain("".join(cell)) for cell in cells)
-    except OSError:
+    except (OSError, InputError):
         raise
     except Exception as error:  # each depth of nbformat has its own
         raise InputError(f"{path} cannot be read as a notebook: {type(error).__name__}") from None

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 from minidiff import checks
 from minidiff.checks.exercise import MARKS
 from minidiff.errors import InputError
+from minidiff.files import check_output
 from minidiff.grading.grade import Graded, grade, tidy
 from minidiff.grading.notebook import Notebook, find, read
 from minidiff.grading.process import Limits
@@ -173,6 +174,5 @@ def _out(text: str | None) -> Path | None:
         raise InputError(
             f"--out {out} would be a notebook or a script; name it .txt, .json or .xml"
         )
-    if out.is_dir() or not out.parent.is_dir():
-        raise InputError(f"--out {out} cannot be written: there is no folder {out.parent}")
+    check_output("--out", out)
     return out

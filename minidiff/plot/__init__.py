@@ -55,7 +55,7 @@ def contact_sheet(images: Images, captions: Sequence[str] | None = None, title: 
     rows = -(-len(images) // columns)
     height = 1.9 if captions else 1.2
     figure = Figure(figsize=(max(columns * (2.2 if captions else 1.2), 4), rows * height + 0.5))
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(drawable(title), fontsize=10, parse_math=False)
     for i, axes in enumerate(np.ravel(figure.subplots(rows, columns, squeeze=False))):
         axes.axis("off")
         if i < len(images):
@@ -69,11 +69,16 @@ def contact_sheet(images: Images, captions: Sequence[str] | None = None, title: 
     return figure
 
 
+def drawable(text: str) -> str:
+    """A text that matplotlib can draw: a question mark for what is no letter of Unicode."""
+    return text.encode(errors="replace").decode()
+
+
 def wrap(text: str, width: int) -> str:
     """A text in at most three lines of this many characters."""
     import textwrap
 
-    lines = textwrap.wrap(text, width)
+    lines = textwrap.wrap(drawable(text), width)
     return "\n".join(lines[:3]) + (" ..." if len(lines) > 3 else "")
 
 
@@ -85,7 +90,7 @@ def strips(
     """Named rows of images, with a heading over each column: noising strips and filmstrips."""
     count = len(rows[0][1])
     figure = Figure(figsize=(1.1 * count + 1.2, 1.25 * len(rows) + 0.6))
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     grid = figure.subplots(len(rows), count, squeeze=False)
     for (name, images), line in zip(rows, grid, strict=True):
         for axes, image in zip(line, images, strict=True):
@@ -101,7 +106,7 @@ def strips(
 def side_by_side(panels: Sequence[tuple[str, Images]], title: str = "") -> Figure:
     """A grid of images per panel, panels next to each other under their names."""
     figure = Figure(figsize=(4.2 * len(panels), 4.6))
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     for (name, images), axes in zip(panels, np.ravel(figure.subplots(1, len(panels))), strict=True):
         _show(axes, tile(images), name)
     figure.tight_layout()
@@ -129,7 +134,7 @@ def curves(
 ) -> Figure:
     """Named lines over the same x, a panel for each (name of the y axis, {line: values})."""
     figure = Figure(figsize=(4.6 * len(panels), 3.6))
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for (name, lines), axes in zip(panels, grid, strict=True):
         for line, values in lines.items():
@@ -149,7 +154,7 @@ def similarity_matrices(
 ) -> Figure:
     """Several matrices side by side, under their names and on one scale."""
     figure = Figure(figsize=(3.4 * len(panels) + 0.8, 3.9), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     low, high = min(score.min() for _, score in panels), max(score.max() for _, score in panels)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for (name, score), axes in zip(panels, grid, strict=True):
@@ -172,7 +177,7 @@ def probabilities(
     grid = figure.subplots(rows, 2, squeeze=False, width_ratios=(1, 2.6))
     for i, (left, right) in enumerate(grid):
         _show(left, tile(images[i : i + 1], gap=0))
-        left.set_title(names[i] if names else "", fontsize=8, parse_math=False)
+        left.set_title(drawable(names[i]) if names else "", fontsize=8, parse_math=False)
         order = np.argsort(chances[i])
         bars = right.barh(np.arange(len(labels)), chances[i][order], color="tab:blue")
         bars[-1].set_color("tab:orange")
@@ -185,7 +190,7 @@ def probabilities(
 
 def _name_bars(axes, places: np.ndarray, names: Sequence[str]) -> None:
     """Texts of the user's, as they are, beside horizontal bars."""
-    axes.set_yticks(places, names, fontsize=8)
+    axes.set_yticks(places, [drawable(name) for name in names], fontsize=8)
     for label in axes.get_yticklabels():
         label.set_parse_math(False)
 
@@ -205,7 +210,7 @@ def galleries(
     """For each query a row: its text, then the images found, each with what is written below it."""
     count = max(len(images) for _, images, _ in rows)
     figure = Figure(figsize=(1.35 * count + 2.2, 1.75 * len(rows) + 0.5))
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(drawable(title), fontsize=10, parse_math=False)
     grid = figure.subplots(len(rows), count + 1, squeeze=False)
     for (query, images, notes), line in zip(rows, grid, strict=True):
         for axes in line:
@@ -230,7 +235,7 @@ def arithmetic(
 ) -> Figure:
     """Images after minus images before, and the words that name the difference best."""
     figure = Figure(figsize=(8, 3.2))
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     grid = figure.subplots(1, 3, width_ratios=(1, 1, 1.5))
     _show(grid[0], tile(after), "these")
     _show(grid[1], tile(before), "minus these")

@@ -11,7 +11,6 @@ Two cores, preset cpu: 2.4 minutes. Expect zero-shot accuracy above 99% for subj
 
 import dataclasses
 import math
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -19,31 +18,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minidiff import exam, metrics, plot, weights
+from minidiff import contrastive, exam, metrics, plot, weights
 from minidiff.clip import CLIP, CLIPConfig
-from minidiff.contrastive import (
-    SIGLIP_BIAS_INIT,
-    SIGLIP_LOG_SCALE_INIT,
-    clamp_log_scale,
-    contrastive_loss,
-    ring_siglip_loss,
-    sharded_contrastive_loss,
-    siglip_loss,
-)
 from minidiff.data.sources import Source, captions_of, drawn, open_source
 from minidiff.data.tokens import some_captions, tokenized
 from minidiff.encoder import Encoder
-from minidiff.errors import InputError
+from minidiff.errors import InputError, naming
 from minidiff.layers import count_parameters
 from minidiff.text import TextConfig, Tokenizer
 from minidiff.training.config import TrainConfig, setting
 from minidiff.training.devices import AXES, ONE, Devices
 from minidiff.training.loop import train
+from minidiff.training.needs import check_training
 from minidiff.training.run import Run, open_run
 from minidiff.training.state import TrainState
 from minidiff.vit import ViTConfig
 
 SHOWN = 32  # pairs in the similarity matrix
+MOST_PATCHES = 64**2
 SCORES = "similarity"  # folder of the matrices that were measured on the way
 
 
@@ -64,7 +56,9 @@ class Config(TrainConfig):
     vocabulary: int = setting(1024, "tokens that may be learned", low=514, high=65_536)
     context: int | None = setting(None, "tokens of a text; none: the longest caption", low=4)
     loss: str = setting("clip", "softmax over the batch, or pairwise", choices=("clip", "siglip"))
-    report_count: int = setting(1000, "test examples that the report measures", low=50)
+    report_count: int = setting(
+        1000, "test examples that the report measures", low=50, high=100_000
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -75,6 +69,11 @@ class Config(TrainConfig):
         """The two towers that these settings describe. InputError if the patches do not fit."""
         if image_shape[0] % self.patch:
             raise InputError(f"patch={self.patch} does not divide the image side {image_shape[0]}")
+        if (image_shape[0] // self.patch) ** 2 > MOST_PATCHES:
+            raise InputError(
+                f"patch={self.patch} cuts an image of {image_shape[0]} pixels into more than "
+                f"{MOST_PATCHES} patches, and each looks at every other: set patch higher"
+            )
         both = {"width": self.width, "heads": self.heads}
         return CLIPConfig(
             embedding=self.embedding,
@@ -124,7 +123,8 @@ def init(key: jax.Array, config: CLIPConfig, loss: str) -> CLIP:
     if loss == "clip":
         return clip
     return clip.replace(
-        log_scale=jnp.float32(SIGLIP_LOG_SCALE_INIT), bias=jnp.float32(SIGLIP_BIAS_INIT)
+        log_scale=jnp.float32(contrastive.SIGLIP_LOG_SCALE_INIT),
+        bias=jnp.float32(contrastive.SIGLIP_BIAS_INIT),
     )
 
 
@@ -133,9 +133,13 @@ def pair_loss(clip: CLIP, images: jax.Array, ids: jax.Array, devices: Devices = 
     embeddings = clip.encode_images(images), clip.encode_texts(ids)
     terms = (clip.log_scale,) if clip.bias is None else (clip.log_scale, clip.bias)
     if devices.mesh:
-        loss = sharded_contrastive_loss if clip.bias is None else ring_siglip_loss
+        loss = (
+            contrastive.sharded_contrastive_loss
+            if clip.bias is None
+            else contrastive.ring_siglip_loss
+        )
         return devices.by_rows(partial(loss, axis_name=AXES), 2)(*embeddings, *terms)
-    loss = contrastive_loss if clip.bias is None else siglip_loss
+    loss = contrastive.contrastive_loss if clip.bias is None else contrastive.siglip_loss
     return loss(*embeddings, *terms)
 
 
@@ -144,7 +148,8 @@ def load(path: str | Path) -> Encoder:
     run = Run(Path(path))
     config, shape, context = run.read_settings("clip", Config, "image_shape", "context")
     tokenizer = Tokenizer.load(run.path / "tokenizer")
-    towers = config.towers(tuple(shape), tokenizer, context)
+    with naming(run.path / "config.json"):
+        towers = config.towers(shape, tokenizer, context)
     template = jax.eval_shape(lambda key: init(key, towers, config.loss), jax.random.key(0))
     return Encoder(run.load_ema(template), tokenizer)
 
@@ -153,7 +158,7 @@ def copy(path: str | Path, target: Path, dtype: str | None = None) -> None:
     """What ``load`` needs of a run, in a folder of its own; ``dtype``: of the numbers there."""
     run = Run(Path(path))
     target.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(run.path / "tokenizer", target / "tokenizer", dirs_exist_ok=True)
+    Tokenizer.load(run.path / "tokenizer").save(target / "tokenizer")
     run.copy_ema(Run(target), dtype)
 
 
@@ -166,6 +171,7 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
     told = tokenized(source, tokenizer, config.context)
     context = told.tokens.context
     clip_config = config.towers(source.image_shape, tokenizer, context)
+    check_training(lambda key: init(key, clip_config, config.loss), config, source.image_shape)
     facts = {"image_shape": list(source.image_shape), "context": context}
     folder = open_run(out, "clip", config, devices, **facts)
     if folder.writes:
@@ -189,7 +195,7 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
         loss,
         told,
         on_picture=on_picture,
-        constrain=lambda clip: clip.replace(log_scale=clamp_log_scale(clip.log_scale)),
+        constrain=lambda clip: clip.replace(log_scale=contrastive.clamp_log_scale(clip.log_scale)),
         progress=progress,
     )
     if not folder.writes:
@@ -227,7 +233,7 @@ def write_report(folder: Run, config: Config, encoder: Encoder, source: Source) 
     ]
     figure = plot.similarity_matrices(panels, f"cosines of {SHOWN} held-out images and captions")
     plot.save(figure, folder.figures / "similarity.png")
-    lines = folder.metrics()
+    lines = folder.measured()
     title = f"contrastive loss; log N = {math.log(config.batch_size):.2f}"
     plot.save(plot.loss_curve(lines, title), folder.figures / "loss.png")
     report = {

@@ -14,10 +14,12 @@ import jax
 from minidiff import judge, plot
 from minidiff.data.sources import Source, open_source
 from minidiff.diffusion import OBJECTIVES, Config, Diffusion, draw
+from minidiff.errors import naming
 from minidiff.layers import count_parameters
 from minidiff.noising import noise_loss
 from minidiff.training.devices import ONE, Devices
 from minidiff.training.loop import train
+from minidiff.training.needs import check_training
 from minidiff.training.run import Run, open_run
 from minidiff.training.state import TrainState
 from minidiff.unet import UNet
@@ -87,7 +89,9 @@ def load(path: str | Path) -> Diffusion:
     """The averaged weights of a run. InputError if the folder is not a run of this recipe."""
     run = Run(Path(path))
     config, shape = run.read_settings("ddpm", Config, "image_shape")
-    template = jax.eval_shape(lambda key: UNet.init(key, config.unet(shape)), jax.random.key(0))
+    with naming(run.path / "config.json"):
+        unet = config.unet(shape)
+    template = jax.eval_shape(lambda key: UNet.init(key, unet), jax.random.key(0))
     return Diffusion.of(config, run.load_ema(template), shape)
 
 
@@ -100,6 +104,7 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
     if source.name == "scenes":
         judge.check_images(shape)  # before anything is trained, not after
     unet_config = config.unet(shape)
+    check_training(lambda key: UNet.init(key, unet_config), config, shape)
     folder = open_run(out, "ddpm", config, devices, image_shape=list(shape))
     schedule, weight = config.noise_schedule(), config.step_weight()
 
@@ -136,7 +141,7 @@ def write_report(folder: Run, config: Config, model: Diffusion, source: Source) 
     key = jax.random.fold_in(jax.random.key(config.seed), SAMPLE_STREAM)
     made = draw(key, model, config.report_count)
     plot.enlarge(plot.tile(made[:64])).save(folder.figures / "samples.png")
-    lines = folder.metrics()
+    lines = folder.measured()
     plot.save(plot.loss_curve(lines, "loss on the total noise"), folder.figures / "loss.png")
     report = {
         "recipe": "ddpm",

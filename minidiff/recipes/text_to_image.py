@@ -23,6 +23,7 @@ from minidiff.data.sources import Source, open_source
 from minidiff.data.tokens import Tokenized, tokenized
 from minidiff.diffusion import OBJECTIVES, Diffusion, draw, read_ids
 from minidiff.encoder import Encoder
+from minidiff.errors import InputError, naming
 from minidiff.guidance import Conditioned
 from minidiff.layers import count_parameters
 from minidiff.noising import noise_loss
@@ -31,12 +32,14 @@ from minidiff.text import TextTransformer
 from minidiff.training.config import setting
 from minidiff.training.devices import ONE, Devices
 from minidiff.training.loop import train
+from minidiff.training.needs import check_training
 from minidiff.training.run import Run, open_run
 from minidiff.training.state import TrainState
 from minidiff.unet import Condition, UNet, UNetConfig
 
 SAMPLE_STREAM, SHOWCASE_STREAM = 1, 2
 SHOWN = 16  # prompts in a picture
+MOST_SCALE = 100.0  # of guidance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +49,23 @@ class Config(diffusion.Config):
     encoder: str | None = setting(None, "a run of train clip; none: train one in OUT/clip")
     encoder_preset: str = setting("cpu", "of that training", choices=tuple(clip.PRESETS))
     dropout: float = setting(0.1, "share of captions that are hidden", low=0.0, high=1.0)
-    scale: float = setting(3.0, "of guidance", low=0.0, high=100.0)
+    scale: float = setting(3.0, "of guidance", low=0.0, high=MOST_SCALE)
     scales: tuple[float, ...] = setting((0.0, 1.0, 2.0, 3.0, 5.0, 8.0), "that are compared")
-    scales_count: int = setting(128, "samples at each of them", low=8)
+    scales_count: int = setting(128, "samples at each of them", low=8, high=100_000)
     showcase: bool = setting(True, "draw what else can be done with the model, of scenes")
     compare_steps: tuple[int, ...] = setting((10, 20, 50), "at which samplers are compared")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.scales or any(not 0 <= scale <= MOST_SCALE for scale in self.scales):
+            raise InputError(
+                f"scales={self.scales}: give one or more, each from 0 to {MOST_SCALE:g}"
+            )
+        if any(not 1 <= steps <= self.timesteps for steps in self.compare_steps):
+            raise InputError(
+                f"compare_steps={self.compare_steps}: each must be from 1 to "
+                f"timesteps={self.timesteps}"
+            )
 
 
 PRESETS = {
@@ -113,9 +128,9 @@ def load(path: str | Path) -> Diffusion:
     run = Run(Path(path))
     config, shape = run.read_settings("text_to_image", Config, "image_shape")
     encoder = clip.load(run.path / "clip")
-    template = jax.eval_shape(
-        lambda key: UNet.init(key, unet_config(config, shape, encoder)), jax.random.key(0)
-    )
+    with naming(run.path / "config.json"):
+        unet = unet_config(config, shape, encoder)
+    template = jax.eval_shape(lambda key: UNet.init(key, unet), jax.random.key(0))
     return Diffusion.of(config, run.load_ema(template), shape, encoder=encoder, scale=config.scale)
 
 
@@ -127,7 +142,8 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
     shape = source.image_shape
     if source.name == "scenes":
         judge.check_images(shape)  # before anything is trained, not after
-    config.unet(shape)  # what is wrong is told before anything is written
+    without_text = config.unet(shape)  # what is wrong is told before anything is written
+    check_training(lambda key: UNet.init(key, without_text), config, shape)
     if config.encoder and not (Path(out) / "clip" / "config.json").exists():
         clip.load(config.encoder)
     folder = open_run(out, "text_to_image", config, devices, image_shape=list(shape))
@@ -182,7 +198,7 @@ def _encoder(folder: Run, config: Config, progress: bool) -> Encoder:
 
 def write_report(folder: Run, config: Config, model: Diffusion, source: Source) -> None:
     """Prompts and their pictures; for scenes, how faithful they are, by scale and by sampler."""
-    lines = folder.metrics()
+    lines = folder.measured()
     plot.save(plot.loss_curve(lines, "loss on the total noise"), folder.figures / "loss.png")
     report: dict = {
         "recipe": "text_to_image",

@@ -7,6 +7,9 @@ import typing
 
 from minidiff.errors import InputError
 
+MOST_SIDE = 4096  # of images
+MOST_FACT = 2**20
+
 
 def setting(default, text: str, *, low=None, high=None, choices: tuple = (), free: bool = False):
     """A dataclass field with a line of help and the values it allows.
@@ -37,8 +40,14 @@ class TrainConfig:
     keep: int = setting(2, "last checkpoints that are kept, beside the best", low=1, free=True)
 
     def __post_init__(self):
+        kinds = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
+            value = getattr(self, field.name)
+            if not _is_a(value, kinds[field.name]):
+                raise InputError(
+                    f"{field.name}={_short(value)}: it must be {_meaning(kinds[field.name])}"
+                )
+            _check(field, value)
 
     @property
     def steps_per_call(self) -> int:
@@ -51,19 +60,65 @@ def free_fields(config: TrainConfig) -> set[str]:
     return {field.name for field in dataclasses.fields(config) if field.metadata.get("free")}
 
 
+def _is_a(value: object, kind) -> bool:
+    """Whether a value, which may come from a file, is of a field's kind; whole numbers are numbers."""
+    if isinstance(kind, types.UnionType):
+        return any(_is_a(value, part) for part in typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        return type(value) is tuple and all(_is_a(x, typing.get_args(kind)[0]) for x in value)
+    if kind is float:
+        return type(value) is float or (type(value) is int and abs(value) < 2**63)
+    return type(value) is kind
+
+
+def _meaning(kind) -> str:
+    """A kind of value in words."""
+    if isinstance(kind, types.UnionType):
+        return " or ".join(map(_meaning, typing.get_args(kind)))
+    if typing.get_origin(kind) is tuple:
+        several = "numbers" if typing.get_args(kind)[0] is float else "whole numbers"
+        return f"{several} with commas between"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return words.get(kind, "none")
+
+
+def _short(value: object) -> str:
+    """A value, fit for one line."""
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def check_fact(name: str, value: object) -> object:
+    """What config.json says beside the settings, as it is. InputError unless it can be."""
+    if name == "image_shape":
+        right = _is_a(value, tuple[int, ...]) and len(value) == 3 and value[0] == value[1]
+        right = right and 1 <= value[0] <= MOST_SIDE and value[2] in (1, 3)
+        wanted = f"(side, side, 1 or 3) with a side up to {MOST_SIDE}"
+    else:
+        right = type(value) is int and 1 <= value <= MOST_FACT
+        wanted = f"a whole number from 1 to {MOST_FACT}"
+    if not right:
+        raise InputError(f"{name} is {_short(value)}, not {wanted}")
+    return value
+
+
 def _check(field: dataclasses.Field, value) -> None:
     low, high = field.metadata.get("low"), field.metadata.get("high")
     choices = field.metadata.get("choices")
     if value is None:
         return
     if choices and value not in choices:
-        raise InputError(f"{field.name}={value} is not one of {', '.join(map(str, choices))}")
+        raise InputError(
+            f"{field.name}={_short(value)} is not one of {', '.join(map(str, choices))}"
+        )
+    if value == "":
+        raise InputError(f"{field.name}= is empty: {field.metadata['help']}")
     below = low is not None and not value >= low  # not >=: NaN is out of every range
     above = low is not None and (value == math.inf if high is None else not value <= high)
     if below or above:
         allowed = f"at least {low}" if high is None else f"from {low} to {high}"
         allowed += ", and finite" if value == math.inf and high is None else ""
-        raise InputError(f"{field.name}={value} is out of range: it must be {allowed}")
+        raise InputError(f"{field.name}={_short(value)} is out of range: it must be {allowed}")
 
 
 def override(config: TrainConfig, assignments: list[str]) -> TrainConfig:
@@ -73,9 +128,9 @@ def override(config: TrainConfig, assignments: list[str]) -> TrainConfig:
     for text in assignments:
         name, equals, value = text.partition("=")
         if not equals:
-            raise InputError(f"{text!r} is not of the form field=value")
+            raise InputError(f"{_short(text)!r} is not of the form field=value")
         if name not in kinds:
-            raise InputError(f"there is no field {name!r}: choose from {', '.join(kinds)}")
+            raise InputError(f"there is no field {_short(name)!r}: choose from {', '.join(kinds)}")
         changes[name] = _parse(name, value, kinds[name])
     return dataclasses.replace(config, **changes)
 
@@ -95,10 +150,7 @@ def _parse(name: str, text: str, kind):
             return {"true": True, "false": False}[text.lower()]
         return kind(text)
     except (ValueError, KeyError):
-        meaning = {int: "a whole number", float: "a number", bool: "true or false"}
-        several = "numbers" if kind == tuple[float, ...] else "whole numbers"
-        wanted = meaning.get(kind, f"{several} with commas between")
-        raise InputError(f"{name}={text}: {name} must be {wanted}") from None
+        raise InputError(f"{name}={_short(text)}: {name} must be {_meaning(kind)}") from None
 
 
 def presets_table(presets: dict[str, TrainConfig]) -> str:

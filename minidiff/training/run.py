@@ -19,13 +19,14 @@ from pathlib import Path
 
 import jax
 
-from minidiff import weights
-from minidiff.errors import InputError
-from minidiff.training.config import TrainConfig, free_fields
+from minidiff import files, weights
+from minidiff.errors import InputError, naming
+from minidiff.training.config import TrainConfig, check_fact, free_fields
 from minidiff.training.devices import ONE, Devices
 from minidiff.training.state import TrainState
 
-CHECKPOINT = re.compile(r"step_(\d{8,})\.safetensors")
+CHECKPOINT = re.compile(r"step_([0-9]{8,10})\.safetensors")
+MOST_METRICS = 2**28  # bytes of metrics.jsonl: millions of lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +50,9 @@ class Run:
 
     def read_json(self, name: str) -> dict:
         """A JSON file of the folder. InputError if it is missing or damaged."""
-        try:
-            content = json.loads((self.path / name).read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise ValueError("not a JSON object")
-            return content
-        except FileNotFoundError:
-            raise InputError(f"{self.path} is not a run folder: it has no {name}") from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.path / name} cannot be read: {error}") from None
+        if not (self.path / name).exists():
+            raise InputError(f"{self.path} is not a run folder: it has no {name}")
+        return files.read_json(self.path / name)
 
     def read_config(self, recipe: str) -> dict:
         """config.json of a run of this recipe. InputError if it is another's."""
@@ -69,11 +64,13 @@ class Run:
     def read_settings(self, recipe: str, kind: type, *facts: str) -> tuple:
         """(settings, facts ...) of a run of this recipe; ``kind`` is its Config. InputError if damaged."""
         there = self.read_config(recipe)
+        path = self.path / "config.json"
         try:
             fields = {name: _plain(value) for name, value in there["config"].items()}
-            return kind(**fields), *(_plain(there[name]) for name in facts)
+            with naming(path):
+                found = [check_fact(name, _plain(there[name])) for name in facts]
+                return kind(**fields), *found
         except (AttributeError, KeyError, TypeError) as error:
-            path = self.path / "config.json"
             raise InputError(f"{path} is not of this version: {error}") from None
 
     def write_json(self, name: str, content: dict) -> None:
@@ -90,10 +87,21 @@ class Run:
                 file.write(json.dumps(content) + "\n")
 
     def metrics(self) -> list[dict]:
-        """The lines of metrics.jsonl; a last line that was cut short is left out."""
+        """The lines of metrics.jsonl; a last line that was cut short is left out.
+
+        InputError names a line that is damaged.
+        """
         path = self.path / "metrics.jsonl"
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-        return [json.loads(line) for line in lines]
+        lines = files.read_bytes(path, MOST_METRICS).split(b"\n")[:-1] if path.exists() else []
+        return [_numbers(path, number, line) for number, line in enumerate(lines, start=1)]
+
+    def measured(self) -> list[dict]:
+        """The lines of metrics.jsonl of a run that has been trained. InputError if there are none."""
+        lines = self.metrics()
+        if not lines:
+            where = self.path / "metrics.jsonl"
+            raise InputError(f"{where} holds no line: there is nothing to report of this training")
+        return lines
 
     def saved_steps(self) -> list[int]:
         """Steps at which there is a checkpoint, ascending."""
@@ -136,9 +144,7 @@ class Run:
         steps = self.saved_steps()
         if not steps:
             raise InputError(f"{self.path} has no checkpoint yet: train it first")
-        arrays, _ = weights.load_arrays(self.checkpoint(steps[-1]))
-        ema = {n.removeprefix("ema."): a for n, a in arrays.items() if n.startswith("ema.")}
-        return weights.unflatten(template, ema, str(self.checkpoint(steps[-1])))
+        return weights.load(self.checkpoint(steps[-1]), template, prefix="ema.")
 
     def copy_ema(self, target: "Run", dtype: str | None = None) -> None:
         """The settings and the averaged weights of the last checkpoint, to another folder.
@@ -194,6 +200,18 @@ def _prepare(run: Run, recipe: str, config: TrainConfig, facts: dict) -> None:
                 raise PermissionError(13, "not writable")
     except OSError as error:
         raise InputError(f"cannot write to {run.path}: {error.strerror or error}") from None
+
+
+def _numbers(path: Path, number: int, line: bytes) -> dict:
+    """A line of metrics.jsonl: an object of numbers, among them what every line has."""
+    try:
+        found = json.loads(line)
+        kinds = {name: type(found[name]) for name in {*found, "step", "seconds", "loss"}}
+    except (ValueError, TypeError, LookupError, RecursionError):
+        kinds = {"": None}
+    if not set(kinds.values()) <= {int, float} or kinds["step"] is not int:
+        raise InputError(f"{path} line {number} is damaged: it holds no step, seconds and loss")
+    return found
 
 
 def _plain(value: object) -> object:

@@ -16,9 +16,13 @@ import safetensors
 import safetensors.numpy
 
 from minidiff.errors import InputError
+from minidiff.files import check_regular
 
+FLOATS = {"F16", "BF16", "F32", "F64"}  # kinds of numbers, as safetensors calls them
+WHOLE = {f"{sign}{bits}" for sign in "IU" for bits in (8, 16, 32, 64)}
 TEMPORARY = ".tmp-"
 LISTED = 3  # names that an error message spells out
+MOST_NAME = 200  # characters of each
 
 Shape = tuple[int, ...]
 
@@ -51,6 +55,7 @@ def refuse(source: object, faults: list[str]) -> None:
 
 def printable(name: str) -> str:
     """A name from a file, fit for a message of one line."""
+    name = name if len(name) <= MOST_NAME else f"{name[:MOST_NAME]}..."
     return name if name.isprintable() else repr(name)
 
 
@@ -83,17 +88,48 @@ def load_arrays(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, str]
 @contextlib.contextmanager
 def reading(path: Path | str) -> Iterator[None]:
     """What goes wrong in a safetensors file becomes InputError."""
+    check_regular(path)
     try:
         yield
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
-    except (safetensors.SafetensorError, OSError, TypeError) as error:
+    except MemoryError:
+        raise InputError(f"{path} does not fit the memory of this machine") from None
+    except (safetensors.SafetensorError, OSError, TypeError, ValueError) as error:
         raise InputError(f"{path} cannot be read as safetensors: {error}") from None
 
 
-def load(path: Path | str, template: object) -> object:
-    """A pytree shaped like ``template`` from a file that ``save`` wrote; InputError as ``unflatten``."""
-    return unflatten(template, load_arrays(path)[0], str(path))
+def load(path: Path | str, template: object, prefix: str = "") -> object:
+    """A pytree shaped like ``template`` from a file that ``save`` wrote, of the names after ``prefix``.
+
+    The header is compared first. InputError as ``unflatten``, and for numbers of another kind, NaN and
+    infinities; then nothing is loaded.
+    """
+    wanted = flatten(template)
+    with reading(path), safetensors.safe_open(path, framework="numpy") as file:
+        names = {n.removeprefix(prefix): n for n in file.keys() if n.startswith(prefix)}  # noqa: SIM118
+        headers = {name: file.get_slice(stored) for name, stored in names.items()}
+        shapes = {name: tuple(header.get_shape()) for name, header in headers.items()}
+        kinds = {name: header.get_dtype() for name, header in headers.items()}
+        wrong = [
+            f"{name} holds {kinds[name]}, not {'floats' if allowed is FLOATS else 'whole numbers'}"
+            for name, leaf in wanted.items()
+            for allowed in [FLOATS if jnp.issubdtype(leaf.dtype, jnp.floating) else WHOLE]
+            if name in kinds and kinds[name] not in allowed
+        ]
+        refuse(path, faults({name: leaf.shape for name, leaf in wanted.items()}, shapes) + wrong)
+        arrays = {name: file.get_tensor(stored) for name, stored in names.items()}
+    check_finite(arrays, path)
+    return unflatten(template, arrays, str(path))
+
+
+def check_finite(arrays: dict[str, np.ndarray], source: object) -> None:
+    """InputError names the first array that holds NaN or an infinity: nothing good comes of it."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise InputError(f"{source}: {name} holds NaN or infinity")
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -1,14 +1,14 @@
 """Folders in the style of Hugging Face: settings in JSON, tensors in safetensors. Never pickle."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from minidiff import files
 from minidiff.errors import InputError
 from minidiff.weights.files import TEMPORARY
 
-MOST_BYTES = 2**25  # of a JSON file
+MOST_BYTES = files.MOST_BYTES  # of a JSON file
 MOST = 2**20  # of any size that a configuration names
 PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
@@ -63,17 +63,7 @@ def _all_names(values: Iterable[object]) -> bool:
 
 def read_json(path: Path) -> dict:
     """The object in a JSON file. InputError if it is missing, too large, or something else."""
-    try:
-        with open(path, "rb") as file:
-            content = file.read(MOST_BYTES + 1)
-        facts = json.loads(content) if len(content) <= MOST_BYTES else None
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(facts, dict):
-        raise InputError(f"{path} holds no settings (a JSON object of at most {MOST_BYTES} bytes)")
-    return facts
+    return files.read_json(path, MOST_BYTES)
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,17 @@ import numpy as np
 import safetensors
 
 from minidiff.errors import InputError
-from minidiff.weights.files import Shape, faults, flatten, printable, reading, refuse, unflatten
-
-FLOATS = {"F16", "BF16", "F32", "F64"}  # kinds of numbers, as safetensors calls them
+from minidiff.weights.files import (
+    FLOATS,
+    Shape,
+    check_finite,
+    faults,
+    flatten,
+    printable,
+    reading,
+    refuse,
+    unflatten,
+)
 
 
 class Layout(NamedTuple):
@@ -126,8 +134,8 @@ def read(
 ) -> object:
     """A pytree shaped like ``template`` (ShapeDtypeStructs) of a file's tensors, in its types.
 
-    InputError names those that are missing, unexpected, of another shape, or no floats; then
-    nothing was loaded.
+    InputError names those that are missing, unexpected, of another shape, or no floats, then
+    nothing was loaded; and those that hold NaN or an infinity.
     """
     leaves = flatten(template)
     wanted = {entry.name: entry.shape(leaves) for entry in entries}
@@ -140,7 +148,9 @@ def read(
     refuse(source, faults(wanted, found) + wrong)
     arrays = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
     for entry in entries:
-        entry.scatter(tensors[entry.name].read(), arrays)
+        tensor = tensors[entry.name].read()
+        check_finite({entry.name: tensor}, source)
+        entry.scatter(tensor, arrays)
     return unflatten(template, arrays, str(source))
 
 
