@@ -1,4 +1,4 @@
-"""The one exception that means "what you asked for cannot be done", told in one line; and how it is told."""
+"""The one exception that means "what you asked for cannot be done", and how a command tells of it."""
 
 import contextlib
 import signal
@@ -16,3 +16,49 @@ class InputError(ValueError):
     The command line prints its message after ``minidiff:`` and exits with status 2. Library code
     raises it for whatever a caller can get wrong with a file, a name or a setting.
     """
+
+
+def one_line(message: str) -> str:
+    """A message fit for a terminal: no line breaks, nothing that steers it, and not without end."""
+    words = " ".join(message.split())
+    if len(words) > MOST_CHARACTERS:
+        half = MOST_CHARACTERS // 2
+        words = f"{words[:half]} ... {words[-half:]}"
+    return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in words)
+
+
+@contextlib.contextmanager
+def naming(source: object) -> Iterator[None]:
+    """What is wrong inside is told with the file, or folder, that it stands in."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+
+
+def tell(error: BaseException) -> int:
+    """Say in one line on standard error what ended a command; its exit status.
+
+    That is 2 for bad input and for what the machine has no room for, and 128 and the signal's number
+    for an interruption. What nobody foresaw is told with its traceback, and the status is 1.
+    """
+    if isinstance(error, InputError):
+        return complain(str(error), 2)
+    if isinstance(error, OSError):  # a full disk, a folder that may not be written
+        where = f": {error.filename}" if error.filename else ""
+        return complain(f"{error.strerror or error}{where}", 2)
+    if isinstance(error, MemoryError):
+        return complain(NO_MEMORY, 2)
+    if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error):  # JAX's
+        return complain(f"{NO_MEMORY} ({str(error).splitlines()[0]})", 2)
+    if isinstance(error, KeyboardInterrupt):
+        said = str(error) or "stopped; the same command goes on from the last checkpoint"
+        return complain(said, 128 + getattr(error, "number", signal.SIGINT))
+    traceback.print_exception(error)
+    return 1
+
+
+def complain(message: str, status: int = 1) -> int:
+    """One line on standard error; returns the status."""
+    print(f"minidiff: {one_line(message)}", file=sys.stderr, flush=True)
+    return status

@@ -111,12 +111,11 @@ def test_without_a_mesh_there_is_one_device():
 
 
 def start(folder, port, process, *settings):
-    """One of two processes with two devices each."""
+    """One of two processes with a device each."""
     command = [sys.executable, "-m", "minidiff", *tiny.command(folder), *SETTINGS, *settings]
-    command += ["--mesh", "data=2,model=2", "--coordinator", f"127.0.0.1:{port}"]
-    command += ["--processes", "2", "--process", str(process)]
+    command += ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process", str(process)]
     return subprocess.Popen(
-        command, env=environment(2), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, env=environment(1), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
@@ -136,9 +135,10 @@ def finish(processes):
     return [process.returncode for process in processes], outputs
 
 
-def test_two_processes_train_what_one_does(trained, tmp_path):
+@pytest.mark.parametrize("mesh", ["data=2", pytest.param("model=2", marks=pytest.mark.slow)])
+def test_two_processes_train_what_one_does(trained, tmp_path, mesh):
     folder, _ = trained
-    statuses, outputs = finish(start_both(tmp_path / "run"))
+    statuses, outputs = finish(start_both(tmp_path / "run", "--mesh", mesh))
     assert statuses == [0, 0], outputs
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(folder / "ddpm--"), rtol=1e-5)
     assert "The run is in" in outputs[0]

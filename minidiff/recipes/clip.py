@@ -133,11 +133,8 @@ def pair_loss(clip: CLIP, images: jax.Array, ids: jax.Array, devices: Devices = 
     embeddings = clip.encode_images(images), clip.encode_texts(ids)
     terms = (clip.log_scale,) if clip.bias is None else (clip.log_scale, clip.bias)
     if devices.mesh:
-        loss = (
-            contrastive.sharded_contrastive_loss
-            if clip.bias is None
-            else contrastive.ring_siglip_loss
-        )
+        many = (contrastive.sharded_contrastive_loss, contrastive.ring_siglip_loss)
+        loss = many[clip.bias is not None]
         return devices.by_rows(partial(loss, axis_name=AXES), 2)(*embeddings, *terms)
     loss = contrastive.contrastive_loss if clip.bias is None else contrastive.siglip_loss
     return loss(*embeddings, *terms)
