@@ -238,7 +238,7 @@ def binding(encoder: Encoder, seed: int, count: int = 500) -> float:
     images = encoder.images(pictures(encoder, drawn))
     right, wrong = (encoder.texts(to_text(_full_captions(s))) for s in (drawn, swapped(drawn)))
 
-    def cosines(texts):
+    def nearness(texts):
         return np.sum(np.asarray(normalize(images) * normalize(texts)), axis=1)
 
-    return float(np.mean(cosines(right) > cosines(wrong)))
+    return float(np.mean(nearness(right) > nearness(wrong)))

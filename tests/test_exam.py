@@ -15,6 +15,7 @@ from minidiff.data.captions import MENTION, caption_words, parse_prompt, to_text
 from minidiff.data.factors import ACCESSORIES, COLOURS, FACTORS, SUBJECTS, factors
 from minidiff.data.scenes import scenes
 from minidiff.encoder import Encoder
+from minidiff.runtime import FEW_RUNS
 
 PLACES = np.cumsum([0, *(len(values) for values in FACTORS.values())])
 
@@ -189,7 +190,8 @@ def test_binding_of_one_that_hears_the_first_colour():
     """Captions hold the same words: one that knows first subject and first colour is right."""
     encoder = Knowing()
     # Compiled, as the exam does it: pixels are looked up, and must agree to the last bit.
-    drawn = jax.jit(scenes, static_argnums=1)(0, "two", jnp.arange(50))
+    draw = jax.jit(scenes, static_argnums=1, compiler_options=FEW_RUNS)
+    drawn = draw(0, "two", jnp.arange(50))
     encoder.show(exam.pictures(encoder, drawn), factors(drawn))
     assert exam.binding(encoder, 0, 50) == 1
     assert exam.binding(Knowing(blind=True), 0, 50) < 1
