@@ -73,7 +73,7 @@ def open_source(
             seed=np.uint32(seed), split=split, size=size or DEFAULT_SIZE, batch_size=batch_size
         )
     if kind == "tfds" and ".." in rest:  # as a part of a path it leads out of the data's folder
-        raise InputError(f"unknown data {spec!r}: a name holds no two dots")
+        raise InputError(f"unknown data {spec!r}: want tfds:NAME, without two dots")
     if kind == "tfds" and rest:
         from minidiff.data.prepared import prepared_source
 
