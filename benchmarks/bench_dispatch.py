@@ -15,9 +15,7 @@ import jax
 import numpy as np
 
 from minidiff.data.sources import open_source
-from minidiff.diffusion import OBJECTIVES
-from minidiff.noising import noise_loss
-from minidiff.recipes.ddpm import PRESETS
+from minidiff.recipes.ddpm import PRESETS, make_loss
 from minidiff.training.state import TrainState, make_optimizer, make_train_step
 from minidiff.unet import UNet
 
@@ -38,14 +36,8 @@ def stepper(config, steps: int, calls: int) -> harness.Contestant:
     """``calls`` calls, each of ``steps`` steps, on a state of its own."""
     source = open_source("scenes", size=config.size, batch_size=config.batch_size)
     unet_config = config.unet(source.image_shape)
-    schedule, weight = config.noise_schedule(), config.step_weight()
-
-    def loss(key, unet, batch):
-        denoiser = OBJECTIVES[config.objective](unet, schedule)
-        return noise_loss(key, denoiser, schedule, batch["image"], weight, config.draw_steps)
-
     optimizer = make_optimizer(10_000, config.learning_rate)
-    train_step = make_train_step(loss, optimizer, dtype=config.dtype, steps=steps)
+    train_step = make_train_step(make_loss(config), optimizer, dtype=config.dtype, steps=steps)
     start = jax.jit(lambda key: TrainState.init(UNet.init(key, unet_config), optimizer))
     state = start(jax.random.key(0))
 

@@ -49,10 +49,8 @@ def build(name: str, preset: str, folder: Path):
 
     from minidiff.data.sources import open_source
     from minidiff.data.stream import feed
-    from minidiff.diffusion import OBJECTIVES
     from minidiff.layers import count_parameters
-    from minidiff.noising import noise_loss
-    from minidiff.recipes.ddpm import PRESETS
+    from minidiff.recipes.ddpm import PRESETS, make_loss
     from minidiff.training.state import TrainState, make_optimizer, make_train_step
     from minidiff.unet import UNet
 
@@ -61,16 +59,10 @@ def build(name: str, preset: str, folder: Path):
     spec = ("stream:" if name == OURS else "") + "tfds:minidiff_scenes"
     source = open_source(spec, batch_size=config.batch_size)
     unet_config = config.unet(source.image_shape)
-    schedule, weight = config.noise_schedule(), config.step_weight()
-
-    def loss(key, unet, batch):
-        denoiser = OBJECTIVES[config.objective](unet, schedule)
-        return noise_loss(key, denoiser, schedule, batch["image"], weight, config.draw_steps)
-
     optimizer = make_optimizer(10_000, config.learning_rate)
     begin = jax.jit(lambda key: TrainState.init(UNet.init(key, unet_config), optimizer))
     state, key = begin(jax.random.key(0)), jax.random.key(1)
-    train_step = make_train_step(loss, optimizer, steps=STEPS_PER_CALL)
+    train_step = make_train_step(make_loss(config), optimizer, steps=STEPS_PER_CALL)
     fed = feed(source, 0, STEPS_PER_CALL, FOREVER)
     facts = {"parameters": count_parameters(state.model), "batch": config.batch_size}
     facts["machine"] = train_steps.machine()

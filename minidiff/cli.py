@@ -259,9 +259,8 @@ def main(arguments: list[str] | None = None) -> int:
         with contextlib.suppress(AttributeError, ValueError):  # it may be no stream of Python's own
             stream.reconfigure(errors="backslashreplace")
     try:
-        with (
-            warnings.catch_warnings()
-        ):  # of letters that matplotlib's font has not: boxes stand there
+        with warnings.catch_warnings():
+            # Letters that matplotlib's font has not: boxes stand there.
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
             importlib.import_module("minidiff.commands").VERBS[args.verb](args)
     except (InputError, OSError, MemoryError, RuntimeError, KeyboardInterrupt) as error:

@@ -40,13 +40,13 @@ def read_bytes(path: Path | str, most: int = MOST_BYTES) -> bytes:
     return content
 
 
-def read_json(path: Path | str, most: int = MOST_BYTES) -> dict:
+def read_json(path: Path | str) -> dict:
     """The object in a JSON file. InputError if it is missing, too large, or something else.
 
     Of a name that stands there twice the last one counts, as everywhere in Python.
     """
     try:
-        facts = json.loads(read_bytes(path, most))
+        facts = json.loads(read_bytes(path))
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
     except InputError:

@@ -92,12 +92,16 @@ def pickled(marker):
     return pickle.dumps(Payload(marker))
 
 
-def torch_zip(marker):
-    """As torch.save writes: a zip that holds a pickle."""
+def zipped(name, member):
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
-        archive.writestr("archive/data.pkl", pickled(marker))
+        archive.writestr(name, member)
     return content.getvalue()
+
+
+def torch_zip(marker):
+    """As torch.save writes: a zip that holds a pickle."""
+    return zipped("archive/data.pkl", pickled(marker))
 
 
 def numpy_objects(marker):
@@ -108,18 +112,12 @@ def numpy_objects(marker):
 
 
 def numpy_archive(marker):
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        archive.writestr("weight.npy", numpy_objects(marker))
-    return content.getvalue()
+    return zipped("weight.npy", numpy_objects(marker))
 
 
 def zip_slip(marker):
     """A zip whose member would be extracted elsewhere."""
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        archive.writestr(os.path.relpath(marker), "extracted")
-    return content.getvalue()
+    return zipped(os.path.relpath(marker), "extracted")
 
 
 def tar_slip(marker):

@@ -22,7 +22,7 @@ from minidiff.clip import CLIP, OPENAI_MEAN, OPENAI_STD, SIZES, CLIPConfig
 from minidiff.contrastive import contrastive_loss
 from minidiff.text import TextConfig, Tokenizer
 from minidiff.vit import ViTConfig
-from minidiff.weights import folders, mapping
+from minidiff.weights import mapping
 from minidiff.weights.clip_settings import read_config
 
 GOLDEN = Path(__file__).parent / "golden/clip"
@@ -574,9 +574,10 @@ def test_settings_that_are_no_settings(folder, content, name):
     assert str(folder / name) in complaint(weights.load_clip, folder)
 
 
-def test_settings_too_large_to_be_settings(folder, monkeypatch):
-    monkeypatch.setattr(folders, "MOST_BYTES", 1000)
-    assert "at most 1000 bytes" in complaint(weights.load_clip, folder)
+def test_settings_too_large_to_be_settings(folder):
+    with open(folder / "config.json", "ab") as file:
+        file.truncate(2**25 + 1)
+    assert "at most 33554432 bytes" in complaint(weights.load_clip, folder)
 
 
 @pytest.mark.parametrize(

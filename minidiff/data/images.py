@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from minidiff.errors import InputError
+from minidiff.errors import InputError, naming
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # tried in turn, whatever the file is called
@@ -77,10 +77,8 @@ def check_header(path: Path) -> tuple[int, int]:
 
 def image_size(path: Path | str) -> tuple[int, int]:
     """(width, height) of an image file, undecoded. InputError names the file."""
-    try:
+    with naming(_one_line(path)):
         return check_header(Path(path))
-    except InputError as error:
-        raise InputError(f"{_one_line(path)}: {error}") from None
 
 
 def read_image(path: Path, size: int) -> UInt8[np.ndarray, "h w 3"]:

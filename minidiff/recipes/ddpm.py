@@ -21,7 +21,7 @@ from minidiff.training.devices import ONE, Devices
 from minidiff.training.loop import train
 from minidiff.training.needs import check_training
 from minidiff.training.run import Run, open_run
-from minidiff.training.state import TrainState
+from minidiff.training.state import Loss, TrainState
 from minidiff.unet import UNet
 
 GRID = 16  # images in a picture made while training
@@ -95,6 +95,17 @@ def load(path: str | Path) -> Diffusion:
     return Diffusion.of(config, run.load_ema(template), shape)
 
 
+def make_loss(config: Config) -> Loss:
+    """The loss of these settings, as ``make_train_step`` takes it."""
+    schedule, weight = config.noise_schedule(), config.step_weight()
+
+    def loss(key, unet, batch):
+        denoiser = OBJECTIVES[config.objective](unet, schedule)
+        return noise_loss(key, denoiser, schedule, batch["image"], weight, config.draw_steps)
+
+    return loss
+
+
 def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = True) -> Run:
     """Train (or go on training) in the folder ``out``; then sample, draw and measure."""
     source = open_source(
@@ -106,11 +117,7 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
     unet_config = config.unet(shape)
     check_training(lambda key: UNet.init(key, unet_config), config, shape)
     folder = open_run(out, "ddpm", config, devices, image_shape=list(shape))
-    schedule, weight = config.noise_schedule(), config.step_weight()
-
-    def loss(key, unet, batch):
-        denoiser = OBJECTIVES[config.objective](unet, schedule)
-        return noise_loss(key, denoiser, schedule, batch["image"], weight, config.draw_steps)
+    loss = make_loss(config)
 
     def on_picture(state: TrainState, step: int) -> None:
         grids = []

@@ -86,21 +86,20 @@ class Devices:
 
     def keep(self, state: object) -> object:
         """In a compiled step: the state stays where it lies."""
-        return self._constrain(state, self.shardings) if self.mesh else state
+        if self.mesh is None:
+            return state
+        return jax.lax.with_sharding_constraint(state, self.shardings(state))
 
     def spread(self, batch: object) -> object:
         """In a compiled step: the rows of a batch are dealt out to all devices."""
+        if self.mesh is None:
+            return batch
 
-        def rows(tree):
-            dealt, whole = PartitionSpec(AXES), PartitionSpec()
-            even = {True: NamedSharding(self.mesh, dealt), False: NamedSharding(self.mesh, whole)}
-            return jax.tree.map(lambda x: even[x.ndim > 0 and x.shape[0] % self.count == 0], tree)
+        def lies(x):
+            even = x.ndim > 0 and x.shape[0] % self.count == 0
+            return NamedSharding(self.mesh, PartitionSpec(AXES) if even else PartitionSpec())
 
-        return self._constrain(batch, rows) if self.mesh else batch
-
-    @staticmethod
-    def _constrain(tree: object, shardings: Callable) -> object:
-        return jax.lax.with_sharding_constraint(tree, shardings(tree))
+        return jax.lax.with_sharding_constraint(batch, jax.tree.map(lies, batch))
 
     def by_rows(self, loss: Callable, axes: int) -> Callable:
         """A loss for use inside ``shard_map`` as one of whole arrays: ``axes`` arguments have rows."""

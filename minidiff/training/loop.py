@@ -85,10 +85,13 @@ def train(
     run.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     elapsed = lines[-1]["seconds"] if lines else 0.0
 
+    def whole(state: TrainState) -> TrainState:
+        return devices.gather(state) if devices.mesh else state
+
     def picture(state: TrainState, step: int) -> None:
-        whole = devices.gather(state) if devices.mesh else state
+        gathered = whole(state)  # all processes must ask
         if run.writes:
-            on_picture(whole, step)
+            on_picture(gathered, step)
 
     if begun == 0 and config.picture_every:
         picture(state, 0)
@@ -124,7 +127,7 @@ def train(
             if step < config.steps and _crossed(step, config.picture_every, stride):
                 picture(state, step)
     devices.wait("trained")
-    return devices.gather(state) if devices.mesh else state
+    return whole(state)
 
 
 def _check(run: Run, config: TrainConfig, step: int, metrics: dict, first: float) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from minidiff.clip import OPENAI_MEAN, OPENAI_STD, CLIPConfig
 from minidiff.errors import InputError
+from minidiff.files import read_json
 from minidiff.text import TextConfig
 from minidiff.vit import ViTConfig
-from minidiff.weights.folders import Settings, read_json
+from minidiff.weights.folders import Settings
 
 LEGACY_END = 2  # as eos_token_id: from when transformers knew no end token; the largest id is it
 MOST_LAYERS = 1000

@@ -4,11 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from minidiff import files
 from minidiff.errors import InputError
+from minidiff.files import read_json
 from minidiff.weights.files import TEMPORARY
 
-MOST_BYTES = files.MOST_BYTES  # of a JSON file
 MOST = 2**20  # of any size that a configuration names
 PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
@@ -59,11 +58,6 @@ def _all_names(values: Iterable[object]) -> bool:
         isinstance(name, str) and name == Path(name).name and name.endswith(".safetensors")
         for name in values
     )
-
-
-def read_json(path: Path) -> dict:
-    """The object in a JSON file. InputError if it is missing, too large, or something else."""
-    return files.read_json(path, MOST_BYTES)
 
 
 @dataclass(frozen=True)

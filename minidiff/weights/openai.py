@@ -9,10 +9,11 @@ from pathlib import Path
 
 from minidiff.clip import OPENAI_MEAN, OPENAI_STD, CLIPConfig
 from minidiff.errors import InputError
+from minidiff.files import read_json
 from minidiff.text import TextConfig
 from minidiff.vit import ViTConfig
 from minidiff.weights.files import refuse
-from minidiff.weights.folders import Settings, read_json
+from minidiff.weights.folders import Settings
 from minidiff.weights.mapping import SAME, TRANSPOSED, Entry, Tensor, linear, norm, patches
 
 HEAD = 64  # numbers of a head

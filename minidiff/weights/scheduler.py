@@ -33,10 +33,11 @@ from typing import Literal
 import numpy as np
 
 from minidiff.errors import InputError
+from minidiff.files import read_json
 from minidiff.noising import Schedule, cosine_schedule, linear_schedule, zero_terminal_snr
 from minidiff.sampling import Spacing, Variance, timesteps
 from minidiff.weights.files import write_atomically
-from minidiff.weights.folders import Settings, read_json
+from minidiff.weights.folders import Settings
 
 Method = Literal["ddpm", "ddim", "dpm++", "euler", "heun", "ancestral"]
 Prediction = Literal["eps", "x0", "v"]

@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 
 from minidiff.errors import InputError
+from minidiff.files import read_json
 from minidiff.unet import UNetConfig
-from minidiff.weights.folders import Settings, read_json
+from minidiff.weights.folders import Settings
 
 PLAIN, TEXT = "UNet2DModel", "UNet2DConditionModel"
 MOST_LEVELS = 12
