@@ -98,7 +98,11 @@ def parser() -> argparse.ArgumentParser:
         description="Draw images: of nothing in particular, of prompts, between two prompts or two "
         "noises, from a picture, or in a part of one.",
     )
-    verb.add_argument("run", help="a run of train ddpm or text_to_image, or a diffusers folder")
+    verb.add_argument(
+        "run",
+        help="a run of train ddpm or text_to_image, RUN@best or RUN@STEP for one of its "
+        "checkpoints, or a diffusers folder",
+    )
     verb.add_argument("prompts", nargs="*", metavar="PROMPT", help='"a blue cat wearing a hat"')
     verb.add_argument("--count", type=_count, help="default: 16, or 4 for each prompt")
     verb.add_argument("--out", default="samples.png", help="a PNG file; default: samples.png")

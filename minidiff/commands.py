@@ -131,7 +131,7 @@ def _encoder(path: str):
 
     if Path(path).suffix == ".safetensors":
         return Encoder(weights.load_clip(path), real_clip_tokenizer()).checked(path)
-    if "recipe" in Run(Path(path)).read_json("config.json"):
+    if "recipe" in Run.named(path).read_json("config.json"):
         return clip.load(path)
     return Encoder(weights.load_clip(path), weights.load_tokenizer(path)).checked(path)
 

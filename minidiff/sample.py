@@ -29,7 +29,7 @@ def load(path: str) -> Diffusion:
     """The model of a run, or of a diffusers folder."""
     if (Path(path) / "model_index.json").exists():
         return Diffusion.read(path)
-    recipe = Run(Path(path)).read_json("config.json").get("recipe")
+    recipe = Run.named(path).read_json("config.json").get("recipe")
     if recipe is None:
         return Diffusion.read(path)
     if not isinstance(recipe, str) or recipe not in RECIPES:

@@ -361,6 +361,18 @@ def test_more_samples_begin_with_the_same_ones(run):
     assert np.abs(sample(run, count=8)[:4] - sample(run, count=4)).max() <= 1
 
 
+def test_one_of_the_checkpoints(capsys, run):
+    first, *_, last = steps = Run(run).saved_steps()
+    drawn = sample(run, count=4)
+    assert np.array_equal(drawn, sample(f"{run}@{last}", count=4))
+    assert not np.array_equal(drawn, sample(f"{run}@{first}", count=4))
+    assert main(["sample", f"{run}@999"]) == 2
+    assert (
+        f"no checkpoint of step 999: there are {', '.join(map(str, steps))}"
+        in capsys.readouterr().err
+    )
+
+
 def test_samplers_and_steps(run):
     few = sample(run, count=4)
     assert np.array_equal(few, sample(run, "--steps", "2", count=4))  # as the run was told

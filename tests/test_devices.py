@@ -9,14 +9,17 @@ import sys
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
-from minidiff import weights
+from minidiff import memory, weights
 from minidiff.cli import main
 from minidiff.errors import InputError
+from minidiff.training.config import TrainConfig
 from minidiff.training.devices import ONE, Devices
+from minidiff.training.needs import check_training
 from minidiff.training.processes import joined
 from minidiff.training.run import Run
 
@@ -100,6 +103,22 @@ def test_a_mesh_that_does_not_fit(text, says, tmp_path, capsys):
     assert main([*command[:-1], "--mesh", text]) == 2
     assert says in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_only_fit_divided_may_be_trained(monkeypatch):
+    class Eight(Devices):
+        parts = count = 8
+
+    def init(key):
+        return jnp.zeros(2**20)  # 4 MiB, kept four times
+
+    config = TrainConfig(batch_size=8)
+    monkeypatch.setattr(memory, "available", lambda: 2**21)
+    with pytest.raises(InputError, match="training so many weights"):
+        check_training(init, config, (8, 8, 1))
+    check_training(init, config, (8, 8, 1), Eight())
+    with pytest.raises(InputError, match="batch_size=8 with images of 512"):
+        check_training(init, config, (512, 512, 3), Eight())
 
 
 def test_without_a_mesh_there_is_one_device():

@@ -106,7 +106,7 @@ def test_a_line_of_metrics_for_each_dispatch(whole):
 
 
 def test_the_last_two_checkpoints_are_kept(whole):
-    assert whole.best_step(4) == 12
+    assert whole.best_step() == 12
     assert whole.saved_steps() == [8, 12]
     assert sorted(os.listdir(whole.path)) == [
         "checkpoints",
@@ -347,8 +347,40 @@ def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path, keep, kept):
     """A source that gets worse: the first checkpoint stays the best."""
     config = TrainConfig(steps=12, log_every=2, checkpoint_every=2, keep=keep, learning_rate=1e-6)
     run = go(tmp_path, config, source=Numbers(growth=0.1))
-    assert run.best_step(2) == 2
+    assert run.best_step() == 2
     assert run.saved_steps() == kept
+
+
+def test_a_damaged_checkpoint_is_not_the_best(tmp_path):
+    config = TrainConfig(steps=8, log_every=2, checkpoint_every=2, keep=9, learning_rate=1e-6)
+    run = go(tmp_path, config, source=Numbers(growth=0.1))
+    run.checkpoint(2).write_bytes(b"nothing")
+    assert run.best_step() == 4
+
+
+def weights_of(run):
+    return run.load_ema(jax.eval_shape(Line.init, jax.random.key(0))).slope.tolist()
+
+
+def test_a_run_is_named_with_one_of_its_checkpoints(tmp_path):
+    config = TrainConfig(steps=8, log_every=2, checkpoint_every=2, keep=9, learning_rate=1e-3)
+    run = go(tmp_path, config, source=Numbers(growth=0.1))
+    best, last, fourth = (Run.named(f"{tmp_path}{which}") for which in ("@best", "", "@4"))
+    assert best.path == last.path == fourth.path == tmp_path
+    assert [r.chosen_step() for r in (best, last, fourth)] == [2, 8, 4]
+    assert weights_of(best) != weights_of(fourth) != weights_of(last) == weights_of(run)
+    copied = Run(tmp_path / "copied")
+    fourth.copy_ema(copied)
+    assert weights_of(copied) == weights_of(fourth)
+    missing = complaint(Run.named(f"{tmp_path}@3").chosen_step)
+    assert missing.endswith("has no checkpoint of step 3: there are 2, 4, 6, 8")
+
+
+def test_a_folder_may_have_such_a_name_itself(tmp_path):
+    folder = tmp_path / "run@best"
+    folder.mkdir()
+    assert Run.named(folder) == Run(folder)
+    assert Run.named(tmp_path / "run@first") == Run(tmp_path / "run@first")
 
 
 def test_settings_that_change_no_weights_may_change(whole, tmp_path):

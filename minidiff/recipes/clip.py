@@ -142,7 +142,7 @@ def pair_loss(clip: CLIP, images: jax.Array, ids: jax.Array, devices: Devices = 
 
 def load(path: str | Path) -> Encoder:
     """The averaged weights of a run and its tokenizer. InputError if it is no run of this recipe."""
-    run = Run(Path(path))
+    run = Run.named(path)
     config, shape, context = run.read_settings("clip", Config, "image_shape", "context")
     tokenizer = Tokenizer.load(run.path / "tokenizer")
     with naming(run.path / "config.json"):
@@ -153,7 +153,7 @@ def load(path: str | Path) -> Encoder:
 
 def copy(path: str | Path, target: Path, dtype: str | None = None) -> None:
     """What ``load`` needs of a run, in a folder of its own; ``dtype``: of the numbers there."""
-    run = Run(Path(path))
+    run = Run.named(path)
     target.mkdir(parents=True, exist_ok=True)
     Tokenizer.load(run.path / "tokenizer").save(target / "tokenizer")
     run.copy_ema(Run(target), dtype)
@@ -166,10 +166,10 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
     )
     tokenizer = Tokenizer.learn(some_captions(source), config.vocabulary)
     told = tokenized(source, tokenizer, config.context)
-    context = told.tokens.context
-    clip_config = config.towers(source.image_shape, tokenizer, context)
-    check_training(lambda key: init(key, clip_config, config.loss), config, source.image_shape)
-    facts = {"image_shape": list(source.image_shape), "context": context}
+    shape, context = source.image_shape, told.tokens.context
+    clip_config = config.towers(shape, tokenizer, context)
+    check_training(lambda key: init(key, clip_config, config.loss), config, shape, devices)
+    facts = {"image_shape": list(shape), "context": context}
     folder = open_run(out, "clip", config, devices, **facts)
     if folder.writes:
         tokenizer.save(folder.path / "tokenizer")

@@ -87,7 +87,7 @@ MINUTES = {"cpu": 3.0}
 
 def load(path: str | Path) -> Diffusion:
     """The averaged weights of a run. InputError if the folder is not a run of this recipe."""
-    run = Run(Path(path))
+    run = Run.named(path)
     config, shape = run.read_settings("ddpm", Config, "image_shape")
     with naming(run.path / "config.json"):
         unet = config.unet(shape)
@@ -115,7 +115,7 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
     if source.name == "scenes":
         judge.check_images(shape)  # before anything is trained, not after
     unet_config = config.unet(shape)
-    check_training(lambda key: UNet.init(key, unet_config), config, shape)
+    check_training(lambda key: UNet.init(key, unet_config), config, shape, devices)
     folder = open_run(out, "ddpm", config, devices, image_shape=list(shape))
     loss = make_loss(config)
 

@@ -125,7 +125,7 @@ def unet_config(config: Config, image_shape: tuple, encoder: Encoder) -> UNetCon
 
 def load(path: str | Path) -> Diffusion:
     """The averaged weights of a run and its CLIP. InputError if it is no run of this recipe."""
-    run = Run(Path(path))
+    run = Run.named(path)
     config, shape = run.read_settings("text_to_image", Config, "image_shape")
     encoder = clip.load(run.path / "clip")
     with naming(run.path / "config.json"):
@@ -143,7 +143,7 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
     if source.name == "scenes":
         judge.check_images(shape)  # before anything is trained, not after
     without_text = config.unet(shape)  # what is wrong is told before anything is written
-    check_training(lambda key: UNet.init(key, without_text), config, shape)
+    check_training(lambda key: UNet.init(key, without_text), config, shape, devices)
     if config.encoder and not (Path(out) / "clip" / "config.json").exists():
         clip.load(config.encoder)
     folder = open_run(out, "text_to_image", config, devices, image_shape=list(shape))

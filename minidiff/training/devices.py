@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -59,6 +60,11 @@ class Devices:
         return self.mesh.size if self.mesh else 1
 
     @property
+    def parts(self) -> int:
+        """Devices that share the weights."""
+        return self.mesh.shape["model"] if self.mesh else 1
+
+    @property
     def writes(self) -> bool:
         """Whether this process is the one that writes files and shows progress."""
         return jax.process_index() == 0
@@ -77,9 +83,8 @@ class Devices:
 
     def _divided(self, shape: tuple[int, ...]) -> PartitionSpec:
         """The longest axis that divides evenly is divided; of equal ones the last."""
-        parts = self.mesh.shape["model"]
-        axes = [axis for axis, length in enumerate(shape) if length % parts == 0]
-        if parts == 1 or math.prod(shape) < SMALLEST or not axes:
+        axes = [axis for axis, length in enumerate(shape) if length % self.parts == 0]
+        if self.parts == 1 or math.prod(shape) < SMALLEST or not axes:
             return PartitionSpec()
         longest = max(axes, key=lambda axis: (shape[axis], axis))
         return PartitionSpec(*(None,) * longest, "model")
@@ -119,12 +124,11 @@ class Devices:
         return jax.jit(function, **options)(*arguments)
 
     def place(self, tree: object) -> object:
-        """Arrays that every process has, each process keeping the part that lies on its devices."""
+        """NumPy arrays that every process has, each process keeping the part of its own devices."""
         if self.mesh is None:
-            return tree
+            return jax.tree.map(jnp.asarray, tree)
 
         def put(x, sharding):
-            x = np.asarray(x)
             return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
 
         return jax.tree.map(put, tree, self.shardings(tree))

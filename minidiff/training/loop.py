@@ -71,7 +71,7 @@ def train(
 
     state = devices.make(begin, init_key, compiler_options=FEW_RUNS)
     state = run.restore(state)
-    begun = int(state.step)
+    begun = saved = int(state.step)
     train_step = make_train_step(
         loss,
         optimizer,
@@ -103,7 +103,7 @@ def train(
             unit="step",
             disable=not (progress and run.writes),
         ) as bar,
-        Saver(run, config.keep, config.checkpoint_every) as saver,
+        Saver(run, config.keep) as saver,
         Interrupts() as interrupts,
     ):
         calls = fit(
@@ -120,7 +120,9 @@ def train(
             _check(run, config, step, metrics, lines[0]["loss"])
             stop = devices.agree(interrupts.caught is not None)
             if stop or step == config.steps or _crossed(step, config.checkpoint_every, stride):
-                saver.save(state)
+                since = [line["loss"] for line in lines if line["step"] > saved]
+                saver.save(state, float(np.mean(since)))
+                saved = step
             if stop and step < config.steps:
                 saver.wait()
                 raise _stopped(run, step, interrupts.caught)

@@ -7,17 +7,22 @@ import jax
 
 from minidiff import memory
 from minidiff.training.config import TrainConfig
+from minidiff.training.devices import ONE, Devices
 
 COPIES = 4  # of the weights: model, average, and what AdamW keeps
 
 
-def check_training(init: Callable, config: TrainConfig, image_shape: tuple[int, int, int]) -> None:
-    """InputError if the weights of ``init(key)`` or a batch of images exceed the memory.
+def check_training(
+    init: Callable, config: TrainConfig, image_shape: tuple[int, int, int], devices: Devices = ONE
+) -> None:
+    """InputError if a device's part of the weights of ``init(key)`` or of a batch exceeds its memory.
 
     A lower bound, from shapes alone: what lies between the layers is not counted.
     """
     weights = memory.tree_bytes(jax.eval_shape(init, jax.random.key(0)))
-    memory.require(COPIES * weights, "training so many weights", "make the network smaller")
-    batch = 4 * config.batch_size * math.prod(image_shape)
+    memory.require(
+        COPIES * weights // devices.parts, "training so many weights", "make the network smaller"
+    )
+    batch = 4 * config.batch_size * math.prod(image_shape) // devices.count
     what = f"batch_size={config.batch_size} with images of {image_shape[0]} pixels"
     memory.require(batch, what, "set batch_size or size lower")

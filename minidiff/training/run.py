@@ -18,6 +18,7 @@ import re
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from minidiff import files, weights
 from minidiff.errors import InputError, naming
@@ -26,15 +27,28 @@ from minidiff.training.devices import ONE, Devices
 from minidiff.training.state import TrainState
 
 CHECKPOINT = re.compile(r"step_([0-9]{8,10})\.safetensors")
+CHOSEN = re.compile(r"(.+)@(best|[0-9]{1,10})")
 MOST_METRICS = 2**28  # bytes of metrics.jsonl: millions of lines
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run's folder; make one with ``open_run``. Of several processes only one writes there."""
+    """A run's folder; make one with ``open_run``. Of several processes only one writes there.
+
+    ``chosen`` is the checkpoint that its weights are read from: a step, "best", or "" for the last.
+    """
 
     path: Path
     devices: Devices = ONE
+    chosen: str = ""
+
+    @classmethod
+    def named(cls, text: Path | str) -> "Run":
+        """The run that a command line names: "FOLDER", "FOLDER@best" or "FOLDER@STEP"."""
+        found = CHOSEN.fullmatch(str(text))
+        if found and not Path(text).exists():
+            return cls(Path(found[1]), chosen=found[2])
+        return cls(Path(text))
 
     @property
     def writes(self) -> bool:
@@ -111,47 +125,61 @@ class Run:
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:08d}.safetensors"
 
-    def save(self, state: TrainState) -> None:
-        """Write a checkpoint."""
-        weights.save(self.checkpoint(int(state.step)), state)
+    def save(self, state: TrainState, loss: float) -> None:
+        """Write a checkpoint; ``loss`` is the mean over the steps since the one before."""
+        weights.save(self.checkpoint(int(state.step)), state, {"loss": repr(loss)})
 
-    def thin_out(self, keep: int, every: int) -> None:
+    def thin_out(self, keep: int) -> None:
         """Drop all checkpoints but the last ``keep`` and the best."""
-        steps, best = self.saved_steps(), self.best_step(every)
-        for step in steps[:-keep]:
+        best = self.best_step()
+        for step in self.saved_steps()[:-keep]:
             if step != best:
                 self.checkpoint(step).unlink()
 
-    def best_step(self, every: int) -> int | None:
-        """The checkpoint after the ``every`` steps with the lowest mean loss; None without any."""
-        lines = self.metrics()
+    def best_step(self) -> int:
+        """The checkpoint that was saved with the lowest loss; there must be one."""
 
-        def mean_loss(step: int) -> float:
-            losses = [line["loss"] for line in lines if step - every < line["step"] <= step]
-            return sum(losses) / len(losses) if losses else math.inf
+        def loss(step: int) -> float:
+            try:
+                found = float(weights.load_metadata(self.checkpoint(step)).get("loss", "inf"))
+            except (InputError, ValueError):  # damaged, or not ours
+                return math.inf
+            return found if math.isfinite(found) else math.inf
 
-        return min(self.saved_steps(), key=mean_loss, default=None)
+        return min(self.saved_steps(), key=loss)
+
+    def chosen_step(self) -> int:
+        """The step of the checkpoint that is to be read. InputError if it is not there."""
+        steps = self.saved_steps()
+        if not steps:
+            raise InputError(f"{self.path} has no checkpoint yet: train it first")
+        if not self.chosen:
+            return steps[-1]
+        step = self.best_step() if self.chosen == "best" else int(self.chosen)
+        if step not in steps:
+            there = ", ".join(map(str, steps[-5:]))
+            raise InputError(f"{self.path} has no checkpoint of step {step}: there are {there}")
+        return step
 
     def restore(self, state: TrainState) -> TrainState:
         """The last checkpoint, on the run's devices, or ``state`` itself where there is none yet."""
         steps = self.saved_steps()
         if not steps:
             return state
-        return self.devices.place(weights.load(self.checkpoint(steps[-1]), state))
+        # Into the memory of the host: no device need hold what is divided among all.
+        found = weights.load(self.checkpoint(steps[-1]), state, make=np.asarray)
+        return self.devices.place(found)
 
     def load_ema(self, template: object) -> object:
-        """The averaged weights of the last checkpoint, shaped like ``template``."""
-        steps = self.saved_steps()
-        if not steps:
-            raise InputError(f"{self.path} has no checkpoint yet: train it first")
-        return weights.load(self.checkpoint(steps[-1]), template, prefix="ema.")
+        """The averaged weights of the chosen checkpoint, shaped like ``template``."""
+        return weights.load(self.checkpoint(self.chosen_step()), template, prefix="ema.")
 
     def copy_ema(self, target: "Run", dtype: str | None = None) -> None:
-        """The settings and the averaged weights of the last checkpoint, to another folder.
+        """The settings and the averaged weights of the chosen checkpoint, to another folder.
 
         ``dtype`` is that of the numbers there; none: as they are.
         """
-        step = self.saved_steps()[-1]
+        step = self.chosen_step()
         arrays, _ = weights.load_arrays(self.checkpoint(step))
         target.checkpoints.mkdir(parents=True, exist_ok=True)
         ema = {name: array for name, array in arrays.items() if name.startswith("ema.")}

@@ -13,12 +13,11 @@ from minidiff.training.state import TrainState
 class Saver:
     """Writes the checkpoints of a run, one at a time; what goes wrong is raised by the next call.
 
-    In the run's folder stay the last ``keep`` checkpoints and the best: the one at the end of the
-    ``every`` steps with the lowest mean loss.
+    In the run's folder stay the last ``keep`` checkpoints and the best, whose loss was the lowest.
     """
 
-    def __init__(self, run: Run, keep: int, every: int):
-        self.run, self.keep, self.every = run, keep, every
+    def __init__(self, run: Run, keep: int):
+        self.run, self.keep = run, keep
         self.thread = ThreadPoolExecutor(1)
         self.pending: Future | None = None
 
@@ -34,13 +33,16 @@ class Saver:
         finally:
             self.thread.shutdown()
 
-    def save(self, state: TrainState) -> None:
-        """Begin to write a checkpoint, when the one before it is written. All processes must ask."""
+    def save(self, state: TrainState, loss: float) -> None:
+        """Begin to write a checkpoint, when the one before it is written. All processes must ask.
+
+        ``loss`` is the mean over the steps since that one.
+        """
         self.wait()
         # A copy: the arrays themselves are given to the next step.
         whole = self.run.devices.gather(state)
         if self.run.writes:
-            self.pending = self.thread.submit(self._write, whole)
+            self.pending = self.thread.submit(self._write, whole, loss)
 
     def wait(self) -> None:
         """Until the last checkpoint is on the disk. OSError if it could not be written."""
@@ -48,12 +50,12 @@ class Saver:
         if pending:
             pending.result()
 
-    def _write(self, state: TrainState) -> None:
+    def _write(self, state: TrainState, loss: float) -> None:
         if not all(np.isfinite(x).all() for x in jax.tree.leaves(state)):
             step = int(state.step)
             raise InputError(
                 f"the weights after step {step} are not finite: they were not saved; the last good "
                 f"checkpoint is kept in {self.run.checkpoints}"
             )
-        self.run.save(state)
-        self.run.thin_out(self.keep, self.every)
+        self.run.save(state, loss)
+        self.run.thin_out(self.keep)

@@ -6,7 +6,7 @@ written whole or not at all: to a temporary name, flushed to the disk, then rena
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -59,15 +59,21 @@ def printable(name: str) -> str:
     return name if name.isprintable() else repr(name)
 
 
-def unflatten(template: object, arrays: dict[str, np.ndarray], source: str = "file") -> object:
+def unflatten(
+    template: object,
+    arrays: dict[str, np.ndarray],
+    source: str = "file",
+    make: Callable = jnp.asarray,
+) -> object:
     """A pytree shaped like ``template`` (arrays or ShapeDtypeStructs) with these arrays in it.
 
-    InputError names what is missing, unexpected or of another shape; then nothing is loaded.
+    ``make(array, dtype)`` makes its leaves: JAX's arrays, or with ``np.asarray`` NumPy's. InputError
+    names what is missing, unexpected or of another shape; then nothing is loaded.
     """
     wanted = flatten(template)
     shapes = {name: array.shape for name, array in arrays.items()}
     refuse(source, faults({name: leaf.shape for name, leaf in wanted.items()}, shapes))
-    leaves = [jnp.asarray(arrays[name], leaf.dtype) for name, leaf in wanted.items()]
+    leaves = [make(arrays[name], leaf.dtype) for name, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
@@ -101,11 +107,19 @@ def reading(path: Path | str) -> Iterator[None]:
         raise InputError(f"{path} cannot be read as safetensors: {error}") from None
 
 
-def load(path: Path | str, template: object, prefix: str = "") -> object:
+def load_metadata(path: Path | str) -> dict[str, str]:
+    """What ``save`` was told beside the arrays; they are not read. InputError if it is no such file."""
+    with reading(path), safetensors.safe_open(path, framework="numpy") as file:
+        return file.metadata() or {}
+
+
+def load(
+    path: Path | str, template: object, prefix: str = "", make: Callable = jnp.asarray
+) -> object:
     """A pytree shaped like ``template`` from a file that ``save`` wrote, of the names after ``prefix``.
 
-    The header is compared first. InputError as ``unflatten``, and for numbers of another kind, NaN and
-    infinities; then nothing is loaded.
+    ``make`` is ``unflatten``'s. The header is compared first. InputError as ``unflatten``, and for
+    numbers of another kind, NaN and infinities; then nothing is loaded.
     """
     wanted = flatten(template)
     with reading(path), safetensors.safe_open(path, framework="numpy") as file:
@@ -122,7 +136,7 @@ def load(path: Path | str, template: object, prefix: str = "") -> object:
         refuse(path, faults({name: leaf.shape for name, leaf in wanted.items()}, shapes) + wrong)
         arrays = {name: file.get_tensor(stored) for name, stored in names.items()}
     check_finite(arrays, path)
-    return unflatten(template, arrays, str(path))
+    return unflatten(template, arrays, str(path), make)
 
 
 def check_finite(arrays: dict[str, np.ndarray], source: object) -> None:
