@@ -4,6 +4,10 @@ import os
 
 from jaxtyping import install_import_hook
 
+# A test's programs run a few times, so most of its time is the compiler's: without LLVM's optimizer
+# that is a third to a half less. Child processes inherit it. XLA's own passes run as ever.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+
 # Before anything of minidiff is imported: shapes in its signatures are checked on every call.
 install_import_hook("minidiff", "typecheck.shapes")
 
@@ -21,6 +25,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("local", deadline=None, max_examples=25)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(scope="module")
+def optimized():
+    """Programs compiled as a user's are, for a file that asks for it: the kernels are faster twins."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from minidiff.kernels import bias, conv, doubled_conv, group_norm, layer_norm
 from minidiff.kernels.platform import assume
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 TWINS = [group_norm.reference, group_norm.two_stage, group_norm.few_passes]
 by_name = pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.__name__)
 

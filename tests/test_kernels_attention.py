@@ -14,6 +14,8 @@ from minidiff.kernels import attention as kernels
 from minidiff.kernels import pallas_attention
 from minidiff.kernels.platform import assume
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 TWINS = {
     "reference": kernels.reference,
     "batched": kernels.batched,
