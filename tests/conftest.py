@@ -68,3 +68,29 @@ def text_run(clip_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("text_to_image") / "run"
     assert main(tiny.text_command(folder, f"encoder={clip_run}")) == 0
     return folder
+
+
+# Of tests/test_hostile_*.py
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder to work in, the only one where something may change, beside one with a secret."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret.txt").write_text("nobody's business")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """A folder with a run of each kind and some images, for tests to link or to copy."""
+    from hostile_files import clip_run, ddpm_run, good_images
+
+    folder = tmp_path_factory.mktemp("models")
+    ddpm_run(folder / "run")
+    clip_run(folder / "clip")
+    good_images(folder / "images")
+    return folder

@@ -22,16 +22,6 @@ SECONDS = 60  # far more than any case takes: what is over it hangs
 SPARE = 4 * 2**30  # bytes that a case may take: what is over it was led by a claim in a file
 
 
-def make_place(tmp_path, monkeypatch):
-    """A folder to work in, the only one where something may change, beside one with a secret."""
-    (tmp_path / "outside").mkdir()
-    (tmp_path / "outside" / "secret.txt").write_text("nobody's business")
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    return tmp_path
-
-
 def contents(folder):
     """Everything below a folder: kinds, and digests of files; links are not followed."""
     found = {}

@@ -16,6 +16,7 @@ import tiny
 
 from minidiff import memory, weights
 from minidiff.cli import main
+from minidiff.data.builders import prepare
 from minidiff.errors import InputError
 from minidiff.training.config import TrainConfig
 from minidiff.training.devices import ONE, Devices
@@ -129,19 +130,19 @@ def test_without_a_mesh_there_is_one_device():
 # Processes
 
 
-def start(folder, port, process, *settings):
+def start(process, port, arguments):
     """One of two processes with a device each."""
-    command = [sys.executable, "-m", "minidiff", *tiny.command(folder), *SETTINGS, *settings]
+    command = [sys.executable, "-m", "minidiff", *arguments]
     command += ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process", str(process)]
     return subprocess.Popen(
         command, env=environment(1), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
-def start_both(folder, *settings):
+def start_both(arguments):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    return [start(folder, port, process, *settings) for process in range(2)]
+    return [start(process, port, arguments) for process in range(2)]
 
 
 def finish(processes):
@@ -154,15 +155,36 @@ def finish(processes):
     return [process.returncode for process in processes], outputs
 
 
-@pytest.mark.parametrize("mesh", ["data=2", pytest.param("model=2", marks=pytest.mark.slow)])
-def test_two_processes_train_what_one_does(trained, tmp_path, mesh):
+@pytest.mark.parametrize(
+    ("recipe", "mesh"),
+    [
+        ("ddpm", "data=2"),
+        pytest.param("ddpm", "model=2", marks=pytest.mark.slow),
+        pytest.param("clip", "data=2", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_train_what_one_does(trained, tmp_path, recipe, mesh):
     folder, _ = trained
-    statuses, outputs = finish(start_both(tmp_path / "run", "--mesh", mesh))
+    command = {"ddpm": tiny.command, "clip": tiny.clip_command}[recipe](tmp_path / "run")
+    statuses, outputs = finish(start_both([*command, *SETTINGS, "--mesh", mesh]))
     assert statuses == [0, 0], outputs
-    np.testing.assert_allclose(losses(tmp_path / "run"), losses(folder / "ddpm--"), rtol=1e-5)
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(folder / f"{recipe}--"), rtol=1e-5)
     assert "The run is in" in outputs[0]
     assert "The run is in" not in outputs[1]
     assert (tmp_path / "run" / "report.md").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_read_their_parts_of_a_stream(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    prepare("minidiff_scenes", tmp_path, counts={"train": 100})
+    runs = [tmp_path / name for name in ("one", "two")]
+    commands = [[*tiny.command(run, "stream:tfds:minidiff_scenes"), *SETTINGS] for run in runs]
+    assert main(commands[0]) == 0
+    statuses, outputs = finish(start_both(commands[1]))
+    assert statuses == [0, 0], outputs
+    one, two = map(losses, runs)
+    np.testing.assert_allclose(two, one, rtol=1e-5)
 
 
 def wait_for_checkpoint(folder, processes):
@@ -175,8 +197,9 @@ def wait_for_checkpoint(folder, processes):
 
 @pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_one_killed_process_ends_the_other_and_both_resume(tmp_path, victim):
-    folder, long = tmp_path / "run", ("steps=2000", "checkpoint_every=5")
-    processes = start_both(folder, *long)
+    folder = tmp_path / "run"
+    command = [*tiny.command(folder), *SETTINGS, "steps=2000", "checkpoint_every=5"]
+    processes = start_both(command)
     wait_for_checkpoint(folder, processes)
     processes[victim].kill()
     began = time.monotonic()
@@ -187,7 +210,7 @@ def test_one_killed_process_ends_the_other_and_both_resume(tmp_path, victim):
     assert "goes on from the last checkpoint" in outputs[1 - victim]
     assert time.monotonic() - began < 60
     saved = Run(folder).saved_steps()[-1]
-    processes = start_both(folder, *long)
+    processes = start_both(command)
     until = time.monotonic() + PATIENCE
     while Run(folder).saved_steps()[-1] == saved and time.monotonic() < until:
         time.sleep(0.02)

@@ -12,7 +12,6 @@ import sys
 import hostile
 import pytest
 from hostile import handled, refused
-from hostile_files import clip_run, ddpm_run, good_images
 
 from minidiff import memory
 from minidiff.recipes import clip, ddpm, judge, text_to_image
@@ -21,9 +20,7 @@ from minidiff.training.config import override
 RECIPES = {"clip": clip, "ddpm": ddpm, "judge": judge, "text_to_image": text_to_image}
 
 
-@pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    return hostile.make_place(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("place")
 
 
 # The command line: what is written, a blank between arguments, and what the line must name.
@@ -148,16 +145,6 @@ LINES = [
     ("bench --out ''", ["out", "empty"]),
     ("doctor who", ["who"]),
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """A folder with a run of each kind and some images."""
-    folder = tmp_path_factory.mktemp("models")
-    ddpm_run(folder / "run")
-    clip_run(folder / "clip")
-    good_images(folder / "images")
-    return folder
 
 
 def link(models):

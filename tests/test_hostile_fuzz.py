@@ -15,7 +15,7 @@ import hostile
 import numpy as np
 import pytest
 from hostile import value_or_complaint
-from hostile_files import ddpm_run, good_images, header_of, safetensors_bytes
+from hostile_files import good_images, header_of, safetensors_bytes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -46,16 +46,13 @@ fuzzed = settings(
 )
 
 
-@pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    return hostile.make_place(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("place")
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
+def config(models):
     """Content of a good config.json."""
-    run = ddpm_run(tmp_path_factory.mktemp("models") / "run")
-    return (run.path / "config.json").read_bytes()
+    return (models / "run" / "config.json").read_bytes()
 
 
 # What stands in hostile files

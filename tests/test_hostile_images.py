@@ -22,8 +22,6 @@ from hostile_files import (
     ARCHIVES,
     bmp,
     chunk,
-    clip_run,
-    ddpm_run,
     gif,
     good_images,
     jpeg,
@@ -35,18 +33,7 @@ from PIL import Image
 from minidiff.data import folder as folder_module
 from minidiff.data.sources import captions_of, open_source
 
-
-@pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    return hostile.make_place(tmp_path, monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    ddpm_run(folder / "run")
-    clip_run(folder / "clip")
-    return folder
+pytestmark = pytest.mark.usefixtures("place")
 
 
 @pytest.fixture

@@ -8,15 +8,11 @@ import json
 import os
 from pathlib import Path
 
-import hostile
 import pytest
 from hostile import handled, refused
 from hostile_files import ARCHIVES, pickled
 
-
-@pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    return hostile.make_place(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("place")
 
 
 # Notebooks

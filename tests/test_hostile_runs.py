@@ -16,25 +16,14 @@ import pytest
 import safetensors.numpy
 import tiny
 from hostile import handled, refused
-from hostile_files import change_config, clip_run, ddpm_run, good_images, pickled
+from hostile_files import change_config, good_images, pickled
 
 from minidiff import weights
 from minidiff.cli import main
 from minidiff.encoder import Index
 from minidiff.training.run import Run
 
-
-@pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    return hostile.make_place(tmp_path, monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    ddpm_run(folder / "run")
-    clip_run(folder / "clip")
-    return folder
+pytestmark = pytest.mark.usefixtures("place")
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ import safetensors.numpy
 from hostile import refused, value_or_complaint
 from hostile_files import (
     ARCHIVES,
-    clip_run,
     good_images,
     header_of,
     pickled,
@@ -35,9 +34,7 @@ GOOD = {"a": ("F32", (2, 3), (0, 24)), "b": ("F32", (2,), (24, 32))}
 DATA = np.arange(8, dtype=np.float32).tobytes()
 
 
-@pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    return hostile.make_place(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("place")
 
 
 def load(content):
@@ -359,11 +356,9 @@ TOKENIZERS = {
 }
 
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    clip_run(folder / "clip")
-    return folder / "clip"
+@pytest.fixture
+def clip(models):
+    return models / "clip"
 
 
 @pytest.mark.parametrize(

@@ -459,7 +459,7 @@ def trained(tmp_path_factory):
     return Run(folder)
 
 
-def kill_at_random(folder, kills, seed, patience=300):
+def kill_at_random(folder, kills, steps, seed, patience=300):
     """Start the command again and again, kill it ``kills`` times, then let it finish.
 
     Returns the last checkpoint at each kill, [] where there was none. Every other kill waits until
@@ -468,12 +468,17 @@ def kill_at_random(folder, kills, seed, patience=300):
     dice, done = random.Random(seed), []
     while len(done) < kills:
         before = Run(folder).saved_steps()
-        command = [sys.executable, "-m", "minidiff", *tiny.command(folder)]
+        command = [
+            sys.executable,
+            "-m",
+            "minidiff",
+            *tiny.command(folder, "digits", f"steps={steps}"),
+        ]
         with open(folder.with_suffix(".log"), "w") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             until = time.monotonic() + patience
-            if len(done) % 2 == 0 and len(Run(folder).metrics()) < 100:
+            if len(done) % 2 == 0 and Run(folder).saved_steps()[-1:] != [steps]:
                 while process.poll() is None and time.monotonic() < until:
                     if Run(folder).saved_steps() != before:
                         break
@@ -502,14 +507,16 @@ def check_killed(folder, trained):
 
 
 def test_killed_three_times(trained, tmp_path):
-    kill_at_random(tmp_path / "run", kills=3, seed=0)
+    kill_at_random(tmp_path / "run", kills=3, steps=200, seed=0)
     check_killed(tmp_path / "run", trained)
 
 
 @pytest.mark.slow
-def test_killed_twenty_times(trained, tmp_path):
-    print(kill_at_random(tmp_path / "run", kills=20, seed=1))
-    check_killed(tmp_path / "run", trained)
+def test_killed_a_hundred_times(tmp_path):
+    whole = Run(tmp_path / "whole")
+    assert main(tiny.command(whole.path, "digits", "steps=3000")) == 0
+    print(kill_at_random(tmp_path / "run", kills=100, steps=3000, seed=1))
+    check_killed(tmp_path / "run", whole)
 
 
 def test_the_recipe_loads_what_it_trained(trained):

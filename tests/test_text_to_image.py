@@ -278,7 +278,6 @@ def test_compare(text_run, capsys):
         "--count",
         "16",
         "--steps",
-        "2",
         "3",
         "--scales",
         "0",
