@@ -34,9 +34,9 @@ def clip_command(out, *more):
 
 
 TEXT_SETTINGS = [
-    "size=16", "channels=8", "patch=2", "attention=0", "heads=2", "timesteps=8", "sample_steps=2", "report_count=16",
-    "scales=0,3", "scales_count=16", "compare_steps=2", "showcase=false", "steps=4", "log_every=2",
-    "checkpoint_every=2", "picture_every=2", "batch_size=8",
+    "size=16", "channels=8", "patch=2", "attention=0", "heads=2", "timesteps=8", "sample_steps=2",
+    "report_count=16", "scales=0,3", "scales_count=16", "compare_steps=2", "showcase=false",
+    "steps=4", "log_every=2", "checkpoint_every=2", "picture_every=2", "batch_size=8",
 ]  # fmt: skip
 
 
