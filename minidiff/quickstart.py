@@ -25,6 +25,7 @@ QUERIES = ("a red cat wearing a hat", "a star at night", "a small green robot on
 # Enough for the pictures; `minidiff train RECIPE --preset cpu` learns longer and measures more.
 SHORTER_CLIP = {"cpu": {"steps": 250, "picture_every": 50}}
 SHORTER = {
+    "smoke": {"compare_steps": ()},
     "cpu": {
         "steps": 600, "attention": (), "checkpoint_every": 300, "picture_every": 0,
         "sample_steps": 10,

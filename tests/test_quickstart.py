@@ -14,7 +14,7 @@ def test_quickstart_leaves_its_pictures_and_a_report(tmp_path, capsys):
     text = (out / "report.md").read_text(encoding="utf-8")
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     names = {"scenes", "zero_shot", "search", "arithmetic", "noising", "similarity"}
-    names |= {"prompts", "scales", "guidance", "samplers", "loss"}
+    names |= {"prompts", "scales", "guidance", "loss"}
     for name in names:
         path = out / "figures" / f"{name}.png"
         assert str(path) in said
