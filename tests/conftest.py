@@ -29,7 +29,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 @pytest.fixture(scope="module")
 def optimized():
-    """Programs compiled as a user's are, for a file that asks for it: the kernels are faster twins."""
+    """Programs compiled as a user's are, for a file that asks: faster twins, bounds of a few roundings."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
