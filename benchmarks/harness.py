@@ -28,7 +28,8 @@ from contest import (
 )
 from turns import Parser, at_least, peak_rss, pin, save
 
-from minidiff import bench, runtime
+from minidiff import runtime
+from minidiff.commands import bench
 
 __all__ = [
     "Case",

@@ -25,13 +25,13 @@ SHOWN = ("subject", "colour", "accessory", "position", "all")
 def measure(folder: Path, clip: dict, draw: dict) -> dict:
     """Run quickstart in ``folder`` with these settings changed, and judge what it trained."""
     began = time.monotonic()
-    from minidiff import quickstart
+    from minidiff.commands import quickstart
 
     quickstart.SHORTER_CLIP["cpu"] |= clip
     quickstart.SHORTER["cpu"] |= draw
     quickstart.run(folder)
     seconds = time.monotonic() - began
-    from minidiff import compare
+    from minidiff.measure import compare
     from minidiff.recipes import text_to_image
 
     report = json.loads((folder / "report.json").read_text())

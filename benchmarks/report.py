@@ -12,7 +12,7 @@ from pathlib import Path
 import quality
 from matplotlib.figure import Figure
 
-from minidiff import bench
+from minidiff.commands import bench
 
 FOLDER = Path(__file__).parent
 MOST_BARS = 60  # in a chart a person can read

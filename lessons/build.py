@@ -22,7 +22,7 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 
-from minidiff.doctor import speed_probe
+from minidiff.commands.doctor import speed_probe
 from minidiff.lesson import PRESET
 from minidiff.plot.show import LOG, MOST_BYTES
 

@@ -17,7 +17,7 @@ from minidiff.guidance import Inpaint
 from minidiff.noising import Denoiser, Schedule, add_noise
 from minidiff.sampling import ddim_sample, sample_noise
 
-Share = float | Float[Array, ""] | Float[Array, "batch"]
+Share = float | Float[Array, ""] | Float[Array, " batch"]
 
 
 def lerp(
@@ -38,7 +38,7 @@ def lerp(
 
 def slerp(
     a: Float[Array, "#batch *shape"], b: Float[Array, "#batch *shape"], share: Share
-) -> Float[Array, "batch *shape"]:
+) -> Float[Array, " batch *shape"]:
     r"""From a to b along the great circle (Shoemake 1985), for starting noises; shares as in ``lerp``.
 
     A sampler expects noise as long as noise is, sqrt(dimensions); halfway along the straight line
@@ -79,12 +79,12 @@ def image_to_image(
     key: jax.Array,
     denoiser: Denoiser,
     schedule: Schedule,
-    images: Float[Array, "batch *shape"],
+    images: Float[Array, " batch *shape"],
     *,
     t: int,
     sampler: Callable = ddim_sample,
     **settings,
-) -> Float[Array, "batch *shape"] | tuple:
+) -> Float[Array, " batch *shape"] | tuple:
     """Noise the images to index t, and sample from there (SDEdit: Meng et al. 2021).
 
     A small t keeps the image, a large one only its coarse shapes and colours, all that noise leaves

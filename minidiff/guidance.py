@@ -25,8 +25,8 @@ class FromV:
     schedule: Schedule
 
     def __call__(
-        self, xt: Float[Array, "batch *shape"], t: Int[Array, "batch"], *condition
-    ) -> Float[Array, "batch *shape"]:
+        self, xt: Float[Array, " batch *shape"], t: Int[Array, " batch"], *condition
+    ) -> Float[Array, " batch *shape"]:
         v = self.network(xt, t, *condition).astype(jnp.float32)
         return from_v(self.schedule, xt, t, v)[1]
 
@@ -43,8 +43,8 @@ class FromX0:
     schedule: Schedule
 
     def __call__(
-        self, xt: Float[Array, "batch *shape"], t: Int[Array, "batch"], *condition
-    ) -> Float[Array, "batch *shape"]:
+        self, xt: Float[Array, " batch *shape"], t: Int[Array, " batch"], *condition
+    ) -> Float[Array, " batch *shape"]:
         x0 = self.network(xt, t, *condition).astype(jnp.float32)
         return predict_eps(self.schedule, xt, t, x0)
 
@@ -63,8 +63,8 @@ class FromVelocity:
     schedule: Schedule
 
     def __call__(
-        self, xt: Float[Array, "batch *shape"], t: Int[Array, "batch"], *condition
-    ) -> Float[Array, "batch *shape"]:
+        self, xt: Float[Array, " batch *shape"], t: Int[Array, " batch"], *condition
+    ) -> Float[Array, " batch *shape"]:
         signal, noise = signal_and_noise(self.schedule, t, xt)
         u = self.network(xt / (signal + noise), t, *condition).astype(jnp.float32)
         return from_velocity(self.schedule, xt, t, u)[1]
@@ -78,8 +78,8 @@ class Conditioned:
     condition: object  # a pytree whose arrays have the batch in front
 
     def __call__(
-        self, xt: Float[Array, "batch *shape"], t: Int[Array, "batch"]
-    ) -> Float[Array, "batch *shape"]:
+        self, xt: Float[Array, " batch *shape"], t: Int[Array, " batch"]
+    ) -> Float[Array, " batch *shape"]:
         return self.network(xt, t, self.condition)
 
 
@@ -110,8 +110,8 @@ class ClassifierFree:
             raise InputError(f"the guidance scale must be 0 or more; got {self.scale}")
 
     def __call__(
-        self, xt: Float[Array, "batch *shape"], t: Int[Array, "batch"]
-    ) -> Float[Array, "batch *shape"]:
+        self, xt: Float[Array, " batch *shape"], t: Int[Array, " batch"]
+    ) -> Float[Array, " batch *shape"]:
         def twice(a, b):
             return jnp.concatenate([a, b])
 
@@ -138,8 +138,8 @@ class ClipX0:
     high: float = 1.0
 
     def __call__(
-        self, xt: Float[Array, "batch *shape"], t: Int[Array, "batch"]
-    ) -> Float[Array, "batch *shape"]:
+        self, xt: Float[Array, " batch *shape"], t: Int[Array, " batch"]
+    ) -> Float[Array, " batch *shape"]:
         return _change_x0(self, xt, t, lambda x0: jnp.clip(x0, self.low, self.high))
 
 
@@ -159,8 +159,8 @@ class Inpaint:
     mask: jax.Array  # broadcasts against xt: 1 or True is known, 0 is to be painted
 
     def __call__(
-        self, xt: Float[Array, "batch *shape"], t: Int[Array, "batch"]
-    ) -> Float[Array, "batch *shape"]:
+        self, xt: Float[Array, " batch *shape"], t: Int[Array, " batch"]
+    ) -> Float[Array, " batch *shape"]:
         known, mask = (jnp.broadcast_to(a, xt.shape) for a in (self.known, self.mask))
         return _change_x0(self, xt, t, lambda x0: mask * known + (1 - mask) * x0)
 
@@ -179,8 +179,8 @@ class DynamicThreshold:
     percentile: float = 0.995  # of a sample's values, 0 to 1
 
     def __call__(
-        self, xt: Float[Array, "batch *shape"], t: Int[Array, "batch"]
-    ) -> Float[Array, "batch *shape"]:
+        self, xt: Float[Array, " batch *shape"], t: Int[Array, " batch"]
+    ) -> Float[Array, " batch *shape"]:
         def shrink(x0):
             size = jnp.quantile(jnp.abs(x0).reshape(len(x0), -1), self.percentile, axis=1)
             most = jnp.maximum(size, 1.0).reshape(-1, *(1,) * (x0.ndim - 1))
@@ -224,8 +224,8 @@ class ClipGuided:
     limit: float | jax.Array | None = 1.0
 
     def __call__(
-        self, xt: Float[Array, "batch *shape"], t: Int[Array, "batch"]
-    ) -> Float[Array, "batch *shape"]:
+        self, xt: Float[Array, " batch *shape"], t: Int[Array, " batch"]
+    ) -> Float[Array, " batch *shape"]:
         signal, noise = signal_and_noise(self.schedule, t, xt)
         around = None if self.through else self.denoiser(xt, t).astype(jnp.float32)
 

@@ -134,7 +134,7 @@ class LayerNorm:
 
 
 def time_embedding(
-    t: Real[Array, "batch"], width: int, *, cos_first: bool = False, last: int = 1
+    t: Real[Array, " batch"], width: int, *, cos_first: bool = False, last: int = 1
 ) -> Float[Array, "batch width"]:
     r"""Sines, then cosines, of t at width / 2 frequencies falling from 1 to 1e-4 (Ho et al. 2020).
 

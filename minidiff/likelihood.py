@@ -23,7 +23,7 @@ from minidiff.sampling import sample_noise, without_functions
 from minidiff.solvers import euler_step, heun_step
 
 
-def log_spaced(sigma: Float[Array, "T"], steps: int) -> Int[Array, "steps"]:
+def log_spaced(sigma: Float[Array, " T"], steps: int) -> Int[Array, " steps"]:
     """steps + 1 indices, 0 to T - 1, whose sigmas are nearest to a geometric grid; some may repeat."""
     place = jnp.log(sigma)
     grid = jnp.linspace(place[0], place[-1], steps + 1)
@@ -34,12 +34,12 @@ def bits_per_dimension(
     key: Key[Array, ""],
     denoiser: Denoiser,
     schedule: Schedule,
-    x0: Float[Array, "batch *shape"],
+    x0: Float[Array, " batch *shape"],
     *,
     steps: int = 100,
     probes: int = 1,
     first: int | Int[Array, ""] = 0,
-) -> Float[Array, "batch"]:
+) -> Float[Array, " batch"]:
     r"""-log2 of the density of each image, per number in it and in units of 8-bit levels.
 
     What is measured is the density of y = x0 + sigma_0 noise, the image after the first step's noise

@@ -105,13 +105,13 @@ def _end_near_zero(signal: np.ndarray) -> np.ndarray:
     return np.append(signal[:-1], last if last < before else before / 2)
 
 
-def at(values: Float[Array, "T"], t: Int[Array, "batch"], x: jax.Array) -> jax.Array:
+def at(values: Float[Array, " T"], t: Int[Array, " batch"], x: jax.Array) -> jax.Array:
     """values[t], shaped (batch, 1, ..., 1) so that it multiplies a batch shaped like x."""
     return values[t].reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def signal_and_noise(
-    schedule: Schedule, t: Int[Array, "batch"], x: jax.Array
+    schedule: Schedule, t: Int[Array, " batch"], x: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     r"""sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), shaped to multiply x."""
     alpha_bar = at(schedule.alpha_bar, t, x)
@@ -120,10 +120,10 @@ def signal_and_noise(
 
 def add_noise(
     schedule: Schedule,
-    x0: Float[Array, "batch *shape"],
-    t: Int[Array, "batch"],
-    eps: Float[Array, "batch *shape"],
-) -> Float[Array, "batch *shape"]:
+    x0: Float[Array, " batch *shape"],
+    t: Int[Array, " batch"],
+    eps: Float[Array, " batch *shape"],
+) -> Float[Array, " batch *shape"]:
     r"""Jump from x0 to x_t at once: sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps (equation 4)."""
     signal, noise = signal_and_noise(schedule, t, x0)
     return signal * x0 + noise * eps
@@ -131,10 +131,10 @@ def add_noise(
 
 def noise_step(
     schedule: Schedule,
-    x: Float[Array, "batch *shape"],
-    t: Int[Array, "batch"],
-    eps: Float[Array, "batch *shape"],
-) -> Float[Array, "batch *shape"]:
+    x: Float[Array, " batch *shape"],
+    t: Int[Array, " batch"],
+    eps: Float[Array, " batch *shape"],
+) -> Float[Array, " batch *shape"]:
     r"""One small step: sqrt(1 - beta_t) x + sqrt(beta_t) eps (equation 2)."""
     beta = at(schedule.beta, t, x)
     return jnp.sqrt(1 - beta) * x + jnp.sqrt(beta) * eps
@@ -142,10 +142,10 @@ def noise_step(
 
 def predict_x0(
     schedule: Schedule,
-    xt: Float[Array, "batch *shape"],
-    t: Int[Array, "batch"],
-    eps: Float[Array, "batch *shape"],
-) -> Float[Array, "batch *shape"]:
+    xt: Float[Array, " batch *shape"],
+    t: Int[Array, " batch"],
+    eps: Float[Array, " batch *shape"],
+) -> Float[Array, " batch *shape"]:
     """The image that x_t came from, if eps is the total noise: ``add_noise`` solved for x0."""
     signal, noise = signal_and_noise(schedule, t, xt)
     return (xt - noise * eps) / signal
@@ -153,10 +153,10 @@ def predict_x0(
 
 def predict_eps(
     schedule: Schedule,
-    xt: Float[Array, "batch *shape"],
-    t: Int[Array, "batch"],
-    x0: Float[Array, "batch *shape"],
-) -> Float[Array, "batch *shape"]:
+    xt: Float[Array, " batch *shape"],
+    t: Int[Array, " batch"],
+    x0: Float[Array, " batch *shape"],
+) -> Float[Array, " batch *shape"]:
     """The total noise in x_t, if x0 is the image: ``add_noise`` solved for eps."""
     signal, noise = signal_and_noise(schedule, t, xt)
     return (xt - signal * x0) / noise
@@ -164,10 +164,10 @@ def predict_eps(
 
 def to_v(
     schedule: Schedule,
-    x0: Float[Array, "batch *shape"],
-    t: Int[Array, "batch"],
-    eps: Float[Array, "batch *shape"],
-) -> Float[Array, "batch *shape"]:
+    x0: Float[Array, " batch *shape"],
+    t: Int[Array, " batch"],
+    eps: Float[Array, " batch *shape"],
+) -> Float[Array, " batch *shape"]:
     r"""v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x0 (Salimans and Ho 2022, section 4)."""
     signal, noise = signal_and_noise(schedule, t, x0)
     return signal * eps - noise * x0
@@ -175,16 +175,16 @@ def to_v(
 
 def from_v(
     schedule: Schedule,
-    xt: Float[Array, "batch *shape"],
-    t: Int[Array, "batch"],
-    v: Float[Array, "batch *shape"],
-) -> tuple[Float[Array, "batch *shape"], Float[Array, "batch *shape"]]:
+    xt: Float[Array, " batch *shape"],
+    t: Int[Array, " batch"],
+    v: Float[Array, " batch *shape"],
+) -> tuple[Float[Array, " batch *shape"], Float[Array, " batch *shape"]]:
     r"""(x0, eps) from v: (x_t, v) is (x0, eps) turned by an angle, so turn it back."""
     signal, noise = signal_and_noise(schedule, t, xt)
     return signal * xt - noise * v, noise * xt + signal * v
 
 
-def uniform_steps(key: Key[Array, ""], batch: int, steps: int) -> Int[Array, "{batch}"]:
+def uniform_steps(key: Key[Array, ""], batch: int, steps: int) -> Int[Array, " {batch}"]:
     """Indices 0 .. steps - 1, each uniform, together spread evenly: less noise in the gradient.
 
     One shared random offset to an even grid (Kingma et al. 2021, appendix I.1).
@@ -194,7 +194,7 @@ def uniform_steps(key: Key[Array, ""], batch: int, steps: int) -> Int[Array, "{b
 
 def logit_normal_steps(
     key: Key[Array, ""], batch: int, steps: int, mean: float = -0.5, std: float = 1.0
-) -> Int[Array, "{batch}"]:
+) -> Int[Array, " {batch}"]:
     """Indices 0 .. steps - 1 such that logit(t / steps) is normal: mostly the middle of the way.
 
     Near pure noise there is nothing to see, near the image nothing to decide; where the drawing
@@ -214,8 +214,8 @@ def noise_loss(
     key: Key[Array, ""],
     denoiser: Denoiser,
     schedule: Schedule,
-    x0: Float[Array, "batch *shape"],
-    weight: Float[Array, "T"] | None = None,
+    x0: Float[Array, " batch *shape"],
+    weight: Float[Array, " T"] | None = None,
     draw_steps: Callable[[jax.Array, int, int], jax.Array] = uniform_steps,
 ) -> Float[Array, ""]:
     """Mean squared error on the *total* noise at uniform t (equation 14, L_simple).
@@ -232,7 +232,7 @@ def noise_loss(
 
 
 def single_step_loss(
-    key: Key[Array, ""], denoiser: Denoiser, schedule: Schedule, x0: Float[Array, "batch *shape"]
+    key: Key[Array, ""], denoiser: Denoiser, schedule: Schedule, x0: Float[Array, " batch *shape"]
 ) -> Float[Array, ""]:
     """For comparison only: mean squared error on the noise of the *last* small step.
 

@@ -28,37 +28,37 @@ from minidiff.noising import Schedule, signal_and_noise
 Objective = Literal["eps", "x0", "v", "velocity"]
 
 
-def flow_time(schedule: Schedule) -> Float[Array, "T"]:
+def flow_time(schedule: Schedule) -> Float[Array, " T"]:
     r"""s of each step: sqrt(1 - alpha_bar) / (sqrt(alpha_bar) + sqrt(1 - alpha_bar)), in (0, 1)."""
     signal, noise = jnp.sqrt(schedule.alpha_bar), jnp.sqrt(1 - schedule.alpha_bar)
     return noise / (signal + noise)
 
 
 def to_velocity(
-    x0: Float[Array, "batch *shape"], eps: Float[Array, "batch *shape"]
-) -> Float[Array, "batch *shape"]:
+    x0: Float[Array, " batch *shape"], eps: Float[Array, " batch *shape"]
+) -> Float[Array, " batch *shape"]:
     """u = eps - x0: where a flow moves to at every s on its straight way from image to noise."""
     return eps - x0
 
 
 def from_velocity(
     schedule: Schedule,
-    xt: Float[Array, "batch *shape"],
-    t: Int[Array, "batch"],
-    u: Float[Array, "batch *shape"],
-) -> tuple[Float[Array, "batch *shape"], Float[Array, "batch *shape"]]:
+    xt: Float[Array, " batch *shape"],
+    t: Int[Array, " batch"],
+    u: Float[Array, " batch *shape"],
+) -> tuple[Float[Array, " batch *shape"], Float[Array, " batch *shape"]]:
     r"""(x0, eps) from u: x_s = (1 - s) x0 + s eps is s away from one and 1 - s from the other."""
     signal, noise = signal_and_noise(schedule, t, xt)
     s, xs = noise / (signal + noise), xt / (signal + noise)
     return xs - s * u, xs + (1 - s) * u
 
 
-def signal_to_noise(schedule: Schedule) -> Float[Array, "T"]:
+def signal_to_noise(schedule: Schedule) -> Float[Array, " T"]:
     """snr = alpha_bar / (1 - alpha_bar) of each step."""
     return schedule.alpha_bar / (1 - schedule.alpha_bar)
 
 
-def objective_weight(schedule: Schedule, objective: Objective) -> Float[Array, "T"]:
+def objective_weight(schedule: Schedule, objective: Objective) -> Float[Array, " T"]:
     r"""The weight that makes the squared error on eps the squared error on another target.
 
     x_t is known, so an error d in eps is one of another size in the target. From
@@ -80,7 +80,7 @@ def objective_weight(schedule: Schedule, objective: Objective) -> Float[Array, "
     raise ValueError(f"objective must be eps, x0, v or velocity; got {objective!r}")
 
 
-def min_snr_weight(schedule: Schedule, gamma: float | Float[Array, ""] = 5.0) -> Float[Array, "T"]:
+def min_snr_weight(schedule: Schedule, gamma: float | Float[Array, ""] = 5.0) -> Float[Array, " T"]:
     r"""min(snr, gamma) / snr: the error on x0 weighed by snr, but by gamma at most.
 
     Plain eps weighs the error on x0 by snr, so the last touches, where snr is in the thousands,

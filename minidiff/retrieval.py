@@ -79,7 +79,7 @@ def search(
 
 def difference(
     before: Float[Arrays, "n embedding"], after: Float[Arrays, "m embedding"]
-) -> Float[Array, "embedding"]:
+) -> Float[Array, " embedding"]:
     """The direction from one set of embeddings to another, between their means.
 
     What the two sets share (the man, and whatever makes an image an image) cancels; what remains is
@@ -89,11 +89,11 @@ def difference(
 
 
 def rank_words(
-    direction: Float[Arrays, "embedding"],
+    direction: Float[Arrays, " embedding"],
     words: Float[Arrays, "words embedding"],
     *,
     centre: bool = True,
-) -> Float[Array, "words"]:
+) -> Float[Array, " words"]:
     """How well each word names a direction: the cosine between them.
 
     All texts lie in a cone of their own, apart from the images: the modality gap (Liang et al. 2022,

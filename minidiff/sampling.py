@@ -36,10 +36,10 @@ class Trajectory:
 
 def reverse_mean(
     schedule: Schedule,
-    xt: Float[Array, "batch *shape"],
-    t: Int[Array, "batch"],
-    eps: Float[Array, "batch *shape"],
-) -> Float[Array, "batch *shape"]:
+    xt: Float[Array, " batch *shape"],
+    t: Int[Array, " batch"],
+    eps: Float[Array, " batch *shape"],
+) -> Float[Array, " batch *shape"]:
     r"""Mean of x_{t-1} given x_t: (x_t - beta_t / sqrt(1 - alpha_bar_t) eps) / sqrt(1 - beta_t).
 
     Ho et al. 2020, equation 11. 1 - beta_t is alpha_bar_t / alpha_bar_{t-1}, which keeps its digits
@@ -52,8 +52,8 @@ def reverse_mean(
 
 
 def reverse_variance(
-    schedule: Schedule, t: Int[Array, "batch"], variance: Variance = "large"
-) -> Float[Array, "batch"]:
+    schedule: Schedule, t: Int[Array, " batch"], variance: Variance = "large"
+) -> Float[Array, " batch"]:
     r"""Variance of the fresh noise at step t: beta_t, or beta_t (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t).
 
     ``large`` is right for data that fill all space, ``small`` for a single point; the truth lies
@@ -68,12 +68,12 @@ def reverse_variance(
 
 def reverse_step(
     schedule: Schedule,
-    xt: Float[Array, "batch *shape"],
-    t: Int[Array, "batch"],
-    eps: Float[Array, "batch *shape"],
-    noise: Float[Array, "batch *shape"],
+    xt: Float[Array, " batch *shape"],
+    t: Int[Array, " batch"],
+    eps: Float[Array, " batch *shape"],
+    noise: Float[Array, " batch *shape"],
     variance: Variance = "large",
-) -> Float[Array, "batch *shape"]:
+) -> Float[Array, " batch *shape"]:
     """x_{t-1} from x_t: the mean plus fresh noise; at t = 0 no noise is added.
 
     ``eps`` is the denoiser's guess of the total noise, ``noise`` is standard normal.
@@ -111,7 +111,7 @@ def timesteps(total: int, steps: Steps, spacing: Spacing = "trailing") -> np.nda
     raise ValueError(f"spacing must be trailing, leading or linspace; got {spacing!r}")
 
 
-def respace(schedule: Schedule, ts: Int[np.ndarray, "steps"]) -> Schedule:
+def respace(schedule: Schedule, ts: Int[np.ndarray, " steps"]) -> Schedule:
     r"""The schedule that visits only the indices ``ts``, in any order: its index i is the i-th smallest.
 
     alpha_bar stays what it was at each, and beta_i = 1 - alpha_bar_i / alpha_bar_{i-1} leads from one
@@ -131,13 +131,13 @@ def respace(schedule: Schedule, ts: Int[np.ndarray, "steps"]) -> Schedule:
 
 def ddim_step(
     schedule: Schedule,
-    xt: Float[Array, "batch *shape"],
-    t: Int[Array, "batch"],
-    t_next: Int[Array, "batch"],
-    eps: Float[Array, "batch *shape"],
-    noise: Float[Array, "batch *shape"],
+    xt: Float[Array, " batch *shape"],
+    t: Int[Array, " batch"],
+    t_next: Int[Array, " batch"],
+    eps: Float[Array, " batch *shape"],
+    noise: Float[Array, " batch *shape"],
     eta: float | Real[Array, ""] = 0.0,
-) -> Float[Array, "batch *shape"]:
+) -> Float[Array, " batch *shape"]:
     r"""Jump from t to the earlier index t_next; t_next = -1 is the image itself.
 
     x0 and eps are what the denoiser says, and x at t_next is mixed from them anew:
@@ -194,10 +194,10 @@ def ddpm_sample(
     variance: Variance = "large",
     steps: Steps | None = None,
     spacing: Spacing = "trailing",
-    start: Float[Array, "batch *shape"] | None = None,
+    start: Float[Array, " batch *shape"] | None = None,
     every: int | None = None,
     first: int | Int[Array, ""] = 0,
-) -> Float[Array, "batch *shape"] | tuple[Float[Array, "batch *shape"], Trajectory]:
+) -> Float[Array, " batch *shape"] | tuple[Float[Array, " batch *shape"], Trajectory]:
     """Ancestral sampling (Ho et al. 2020, algorithm 2), through every step of the schedule or fewer.
 
     Fewer steps are those of the schedule that ``respace`` leaves. With the small variance that is DDIM
@@ -247,10 +247,10 @@ def ddim_sample(
     steps: Steps = 50,
     eta: float | Real[Array, ""] = 0.0,
     spacing: Spacing = "trailing",
-    start: Float[Array, "batch *shape"] | None = None,
+    start: Float[Array, " batch *shape"] | None = None,
     every: int | None = None,
     first: int | Int[Array, ""] = 0,
-) -> Float[Array, "batch *shape"] | tuple[Float[Array, "batch *shape"], Trajectory]:
+) -> Float[Array, " batch *shape"] | tuple[Float[Array, " batch *shape"], Trajectory]:
     """Sample in fewer, longer steps (Song et al. 2020).
 
     Args and result as in ``ddpm_sample``, and
@@ -269,7 +269,7 @@ def sample_noise(
     shape: tuple[int, ...],
     first: int | Int[Array, ""],
     k: int | Int[Array, ""],
-) -> Float[Array, "batch *shape"]:
+) -> Float[Array, " batch *shape"]:
     """Standard normal noise number k of samples first, first + 1, ...; number 0 is the start."""
     batch, *rest = shape
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(batch))

@@ -26,29 +26,29 @@ LEAP, FAR = 10.0, 100.0
 Scalar = Float[Array, ""] | float
 
 
-def sigmas(schedule: Schedule, ts: Int[np.ndarray, "steps"]) -> Float[Array, "sigmas"]:
+def sigmas(schedule: Schedule, ts: Int[np.ndarray, " steps"]) -> Float[Array, " sigmas"]:
     """sigma at each index of ts, and 0, the image's own, at the end."""
     alpha_bar = schedule.alpha_bar[jnp.asarray(ts)]
     return jnp.append(jnp.sqrt((1 - alpha_bar) / alpha_bar), 0.0)
 
 
 def euler_step(
-    y: Float[Array, "batch *shape"],
+    y: Float[Array, " batch *shape"],
     sigma: Scalar,
     sigma_next: Scalar,
-    eps: Float[Array, "batch *shape"],
-) -> Float[Array, "batch *shape"]:
+    eps: Float[Array, " batch *shape"],
+) -> Float[Array, " batch *shape"]:
     """Follow the slope eps from sigma to sigma_next: first order."""
     return y + (sigma_next - sigma) * eps
 
 
 def heun_step(
-    y: Float[Array, "batch *shape"],
+    y: Float[Array, " batch *shape"],
     sigma: Scalar,
     sigma_next: Scalar,
-    eps: Float[Array, "batch *shape"],
-    eps_next: Float[Array, "batch *shape"],
-) -> Float[Array, "batch *shape"]:
+    eps: Float[Array, " batch *shape"],
+    eps_next: Float[Array, " batch *shape"],
+) -> Float[Array, " batch *shape"]:
     """Follow the mean of the slopes at both ends (Karras et al. 2022, algorithm 1): second order.
 
     ``eps_next`` is the denoiser's guess where ``euler_step`` would arrive.
@@ -57,13 +57,13 @@ def heun_step(
 
 
 def dpm_solver_step(
-    y: Float[Array, "batch *shape"],
+    y: Float[Array, " batch *shape"],
     sigma_before: Scalar,
     sigma: Scalar,
     sigma_next: Scalar,
-    x0_before: Float[Array, "batch *shape"],
-    x0: Float[Array, "batch *shape"],
-) -> Float[Array, "batch *shape"]:
+    x0_before: Float[Array, " batch *shape"],
+    x0: Float[Array, " batch *shape"],
+) -> Float[Array, " batch *shape"]:
     r"""DPM-Solver++(2M) (Lu et al. 2022, https://arxiv.org/abs/2211.01095, algorithm 2).
 
     In lambda = -ln sigma the equation is linear in the predicted image; that image is extrapolated
@@ -78,12 +78,12 @@ def dpm_solver_step(
 
 
 def ancestral_step(
-    y: Float[Array, "batch *shape"],
+    y: Float[Array, " batch *shape"],
     sigma: Scalar,
     sigma_next: Scalar,
-    eps: Float[Array, "batch *shape"],
-    noise: Float[Array, "batch *shape"],
-) -> Float[Array, "batch *shape"]:
+    eps: Float[Array, " batch *shape"],
+    noise: Float[Array, " batch *shape"],
+) -> Float[Array, " batch *shape"]:
     r"""Euler's step beyond sigma_next, to sigma_down, and fresh noise sigma_up to come back to it.
 
     sigma_down = sigma_next^2 / sigma, and sigma_down^2 + sigma_up^2 = sigma_next^2, so that the fresh
@@ -105,10 +105,10 @@ def ode_sample(
     method: Method = "dpm++",
     steps: Steps = 20,
     spacing: Spacing = "trailing",
-    start: Float[Array, "batch *shape"] | None = None,
+    start: Float[Array, " batch *shape"] | None = None,
     every: int | None = None,
     first: int | Int[Array, ""] = 0,
-) -> Float[Array, "batch *shape"] | tuple[Float[Array, "batch *shape"], Trajectory]:
+) -> Float[Array, " batch *shape"] | tuple[Float[Array, " batch *shape"], Trajectory]:
     """Sample by solving the probability-flow equation.
 
     Args and result as in ``sampling.ddim_sample``, and

@@ -178,7 +178,7 @@ class UNet:
     def __call__(
         self,
         xt: Float[Array, "batch height width channels"],
-        t: Int[Array, "batch"] | Float[Array, "batch"],
+        t: Int[Array, " batch"] | Float[Array, " batch"],
         condition: Condition | Float[Array, "batch tokens context"] | None = None,
     ) -> Float[Array, "batch height width channels"]:
         return self.forward(xt, t, condition)["out"]

@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from minidiff import weights
-from minidiff.diffusion import Config as DiffusionConfig
 from minidiff.recipes import clip
 from minidiff.text import Tokenizer
+from minidiff.trained.diffusion import Config as DiffusionConfig
 from minidiff.training.run import open_run
 from minidiff.unet import UNet
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minidiff import bench
+from minidiff.commands import bench
 from minidiff.errors import InputError
 
 ROOT = Path(__file__).parents[1]

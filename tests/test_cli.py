@@ -9,8 +9,9 @@ import pytest
 import tiny
 from PIL import Image
 
-from minidiff import __version__, doctor, weights
+from minidiff import __version__, weights
 from minidiff.cli import PRESETS, RECIPES, main, parse
+from minidiff.commands import doctor
 from minidiff.recipes import ddpm
 from minidiff.recipes import judge as judge_recipe
 from minidiff.training.run import Run, open_run

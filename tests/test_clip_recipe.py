@@ -12,9 +12,9 @@ from PIL import Image
 
 from minidiff import weights
 from minidiff.cli import main
-from minidiff.encoder import Index
 from minidiff.errors import InputError
 from minidiff.recipes import clip as recipe
+from minidiff.trained.encoder import Index
 from minidiff.training.run import Run
 
 

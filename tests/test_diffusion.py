@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minidiff import diffusion
 from minidiff.cli import main
 from minidiff.clip import CLIP, CLIPConfig
 from minidiff.data.captions import VOCABULARY
-from minidiff.diffusion import Config, Diffusion, draw
-from minidiff.encoder import Encoder
 from minidiff.errors import InputError
-from minidiff.judge import real_scenes
+from minidiff.measure.judge import real_scenes
+from minidiff.measure.showcase import pictures
 from minidiff.noising import cosine_schedule, noise_loss
-from minidiff.showcase import pictures
 from minidiff.text import TextConfig, Tokenizer
+from minidiff.trained import diffusion
+from minidiff.trained.diffusion import Config, Diffusion, draw
+from minidiff.trained.encoder import Encoder
 from minidiff.unet import UNet, UNetConfig
 from minidiff.vit import ViTConfig
 from minidiff.weights import save_unet, write_scheduler

@@ -11,9 +11,9 @@ from PIL import Image
 
 from minidiff import weights
 from minidiff.clip import CLIP, CLIPConfig
-from minidiff.encoder import AT_ONCE, Encoder, Index, index_folder
 from minidiff.errors import InputError
 from minidiff.text import TextConfig, Tokenizer
+from minidiff.trained.encoder import AT_ONCE, Encoder, Index, index_folder
 from minidiff.vit import ViTConfig
 
 TOKENIZER = Tokenizer.from_merges(())

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minidiff import exam
 from minidiff.contrastive import cosine_similarity
 from minidiff.data.captions import MENTION, caption_words, parse_prompt, to_text
 from minidiff.data.factors import ACCESSORIES, COLOURS, FACTORS, SUBJECTS, factors
 from minidiff.data.scenes import scenes
-from minidiff.encoder import Encoder
+from minidiff.measure import exam
 from minidiff.runtime import FEW_RUNS
+from minidiff.trained.encoder import Encoder
 
 PLACES = np.cumsum([0, *(len(values) for values in FACTORS.values())])
 

@@ -171,7 +171,9 @@ def test_a_class_as_junit(told, tmp_path):
 
 def test_the_command_on_one_notebook(tmp_path, monkeypatch, capsys):
     """End to end; the lesson of the command makes an exercise due that is not in the notebook."""
-    monkeypatch.setattr("minidiff.lessons.find", lambda number: Path(f"{number}_noising.ipynb"))
+    monkeypatch.setattr(
+        "minidiff.commands.lessons.find", lambda number: Path(f"{number}_noising.ipynb")
+    )
     path = hand_in(tmp_path / "eve.ipynb", ["import numpy as np", RIGHT["alpha_bar"]])
     digest = hashlib.sha256(path.read_bytes()).digest()
     assert main(["check", str(path), "--lesson", "07", "--cell-seconds", "90"]) == 0

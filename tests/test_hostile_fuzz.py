@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from minidiff import bench, weights
+from minidiff import weights
+from minidiff.commands import bench
 from minidiff.data.images import check_header, read_image
 from minidiff.data.sources import open_source
 from minidiff.errors import one_line

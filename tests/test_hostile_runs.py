@@ -20,7 +20,7 @@ from hostile_files import change_config, good_images, pickled
 
 from minidiff import weights
 from minidiff.cli import main
-from minidiff.encoder import Index
+from minidiff.trained.encoder import Index
 from minidiff.training.run import Run
 
 pytestmark = pytest.mark.usefixtures("place")

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minidiff import judge as judging
-from minidiff import metrics
 from minidiff.data.factors import FACTORS
 from minidiff.data.sources import open_source
 from minidiff.errors import InputError
+from minidiff.measure import judge as judging
+from minidiff.measure import metrics
 
 COUNT = 256
 

@@ -13,8 +13,9 @@ import jupytext
 import nbformat
 import pytest
 
-from minidiff import checks, lessons
+from minidiff import checks
 from minidiff.cli import main
+from minidiff.commands import lessons
 from minidiff.errors import InputError
 from minidiff.lesson import Lesson
 
@@ -367,8 +368,8 @@ class TestALesson:
         import jax
         import numpy as np
 
-        from minidiff.diffusion import draw
         from minidiff.recipes import clip, text_to_image
+        from minidiff.trained.diffusion import draw
 
         lesson = Lesson("x")
         encoder = clip.load(lesson.weights("clip"))

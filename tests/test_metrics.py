@@ -6,8 +6,8 @@ import scipy.linalg
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minidiff import metrics
-from minidiff.metrics import (
+from minidiff.measure import metrics
+from minidiff.measure.metrics import (
     accuracy,
     coverage,
     frechet_distance,

@@ -25,7 +25,6 @@ from test_sampling import CHECKS as SAMPLING_CHECKS
 from minidiff import (
     clip,
     guidance,
-    metrics,
     noising,
     objectives,
     retrieval,
@@ -34,6 +33,7 @@ from minidiff import (
     transformer,
     vit,
 )
+from minidiff.measure import metrics
 
 ROOT_NOISE = "return jnp.sqrt(alpha_bar), jnp.sqrt(1 - alpha_bar)"
 ROOT_STD = "jnp.where(t > 0, jnp.sqrt(reverse_variance(schedule, t, variance)), 0.0)"

@@ -12,9 +12,9 @@ from PIL import Image
 
 from minidiff import weights
 from minidiff.cli import main
-from minidiff.diffusion import draw
 from minidiff.recipes import clip
 from minidiff.recipes import text_to_image as recipe
+from minidiff.trained.diffusion import draw
 from minidiff.training.run import Run
 from minidiff.unet import Condition
 

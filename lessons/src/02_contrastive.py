@@ -23,11 +23,11 @@ from minidiff import checks, contrastive, plot
 from minidiff.clip import CLIP
 from minidiff.contrastive import contrastive_loss, cosine_similarity, siglip_loss
 from minidiff.data.scenes import SceneSource
-from minidiff.encoder import Encoder
 from minidiff.kernels.contrastive import clip_reference, cross_entropy, siglip_terms
 from minidiff.lesson import Lesson
 from minidiff.plot import contrastive as draw
 from minidiff.recipes import clip
+from minidiff.trained.encoder import Encoder
 
 lesson = Lesson("02_contrastive")
 

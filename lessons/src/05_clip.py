@@ -21,16 +21,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minidiff import checks, exam, metrics, plot
+from minidiff import checks, plot
 from minidiff.clip import CLIP
 from minidiff.contrastive import clamp_log_scale, contrastive_loss
 from minidiff.data.scenes import SceneSource
 from minidiff.data.tokens import Tokenized, some_captions, tokens_of
-from minidiff.encoder import Encoder
 from minidiff.layers import count_parameters
 from minidiff.lesson import Lesson
+from minidiff.measure import exam, metrics
 from minidiff.recipes import clip as recipe
 from minidiff.text import Tokenizer
+from minidiff.trained.encoder import Encoder
 from minidiff.training.state import TrainState, fit, make_optimizer, make_train_step
 
 lesson = Lesson("05_clip")

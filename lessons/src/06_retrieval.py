@@ -7,7 +7,7 @@
 # | | |
 # |---|---|
 # | module | [minidiff/retrieval.py](../minidiff/retrieval.py) |
-# | helpers | [encoder.py](../minidiff/encoder.py), [exam.py](../minidiff/exam.py) |
+# | helpers | [encoder.py](../minidiff/trained/encoder.py), [exam.py](../minidiff/measure/exam.py) |
 # | paper | [CLIP](https://arxiv.org/abs/2103.00020), section 3 |
 # | before this | [05 · CLIP](05_clip.ipynb) |
 # | minutes | 35 to work through, 1 to run |
@@ -19,12 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from minidiff import checks, exam, plot, retrieval
+from minidiff import checks, plot, retrieval
 from minidiff.contrastive import normalize
 from minidiff.data.captions import full_caption_words, to_text
 from minidiff.data.factors import FACTORS, SUBJECTS
 from minidiff.data.scenes import scenes
 from minidiff.lesson import Lesson
+from minidiff.measure import exam
 from minidiff.plot import retrieval as draw
 from minidiff.recipes import clip
 

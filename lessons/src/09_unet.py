@@ -18,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from minidiff import blocks, checks, layouts, metrics, noising, plot
+from minidiff import blocks, checks, layouts, noising, plot
 from minidiff.data.scenes import SceneSource
 from minidiff.guidance import ClipX0, FromV
 from minidiff.layers import Conv, GroupNorm, count_parameters, time_embedding
 from minidiff.lesson import Lesson
+from minidiff.measure import metrics
 from minidiff.plot import unet as draw
 from minidiff.plot.noising import lines
 from minidiff.recipes import ddpm, text_to_image

@@ -7,7 +7,7 @@
 # | | |
 # |---|---|
 # | module | [minidiff/guidance.py](../minidiff/guidance.py) |
-# | helpers | [diffusion.py](../minidiff/diffusion.py), [judge.py](../minidiff/judge.py) |
+# | helpers | [diffusion.py](../minidiff/trained/diffusion.py), [judge.py](../minidiff/measure/judge.py) |
 # | paper | [Classifier-Free Diffusion Guidance](https://arxiv.org/abs/2207.12598) |
 # | before this | [09 · U-Net](09_unet.ipynb); [06 · Retrieval](06_retrieval.ipynb) for the last part |
 # | minutes | 40 to work through, 2 to run |
@@ -20,16 +20,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minidiff import checks, compare, diffusion, guidance, judge, plot, showcase
+from minidiff import checks, guidance, plot
 from minidiff.checks.guidance import Clouds
 from minidiff.data.factors import COLOURS, FACTORS, SUBJECTS
 from minidiff.data.scenes import UNSEEN_PAIRS
 from minidiff.guidance import ClassifierFree, ClipX0, DynamicThreshold, FromV
 from minidiff.lesson import Lesson
+from minidiff.measure import compare, judge, showcase
 from minidiff.noising import cosine_schedule
 from minidiff.plot import guidance as draw
 from minidiff.recipes import text_to_image
 from minidiff.sampling import ddim_sample
+from minidiff.trained import diffusion
 
 lesson = Lesson("10_guidance")
 WHOSE = "reference"  # or "mine": the model of `minidiff train text_to_image`

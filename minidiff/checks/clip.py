@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from minidiff import metrics
 from minidiff.checks.exercise import Exercise, normal
 from minidiff.clip import CLIP
 from minidiff.contrastive import LOG_SCALE_MAX, clamp_log_scale, cosine_similarity
+from minidiff.measure import metrics
 
 
 @struct.dataclass

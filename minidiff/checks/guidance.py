@@ -33,7 +33,7 @@ class Clouds:
     def __call__(
         self,
         xt: Float[Array, "batch 2"],
-        t: Int[Array, "batch"],
+        t: Int[Array, " batch"],
         shares: Float[Array, "batch clouds"],
     ) -> Float[Array, "batch 2"]:
         alpha_bar = self.schedule.alpha_bar[t][:, None]
@@ -50,7 +50,7 @@ class Nearness:
 
     target: jax.Array  # (2,)
 
-    def __call__(self, x0: Float[Array, "batch 2"]) -> Float[Array, "batch"]:
+    def __call__(self, x0: Float[Array, "batch 2"]) -> Float[Array, " batch"]:
         return -jnp.sum((x0 - self.target[None]) ** 2, axis=1)
 
 
@@ -61,8 +61,8 @@ class Always:
     eps: jax.Array
 
     def __call__(
-        self, xt: Float[Array, "batch *shape"], t: Int[Array, "batch"]
-    ) -> Float[Array, "batch *shape"]:
+        self, xt: Float[Array, " batch *shape"], t: Int[Array, " batch"]
+    ) -> Float[Array, " batch *shape"]:
         return self.eps
 
 

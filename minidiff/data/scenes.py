@@ -166,7 +166,7 @@ def scene(
 
 
 def scenes(
-    seed: int | Integer[Array, ""] | np.uint32, split: str, indices: Int[Array, "batch"]
+    seed: int | Integer[Array, ""] | np.uint32, split: str, indices: Int[Array, " batch"]
 ) -> Scene:
     """The examples with these indices, as one Scene with a leading axis."""
     return jax.vmap(lambda index: scene(seed, split, index))(indices)
@@ -195,7 +195,7 @@ class SceneSource:
     def image_shape(self) -> tuple[int, int, int]:
         return (self.size, self.size, 3)
 
-    def examples(self, indices: Int[Array, "batch"] | np.ndarray) -> dict[str, jax.Array]:
+    def examples(self, indices: Int[Array, " batch"] | np.ndarray) -> dict[str, jax.Array]:
         """The examples with these indices.
 
         Returns:

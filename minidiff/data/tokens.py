@@ -39,7 +39,7 @@ class WordTokens:
         pieces = jnp.where(words[..., None] >= 0, self.table[words], -1)
         return jax.vmap(self._close)(pieces.reshape(len(words), -1))
 
-    def _close(self, ids: Int[Array, "pieces"]) -> Int[Array, "length"]:
+    def _close(self, ids: Int[Array, " pieces"]) -> Int[Array, " length"]:
         """Start, the ids without their gaps, end, zeros."""
         present = ids >= 0
         place = jnp.where(present, jnp.cumsum(present), self.context)  # 0 is the start's

@@ -26,8 +26,8 @@ from minidiff.kernels.platform import pallas, platform
 
 def reference(
     x: Float[Array, "batch *space channels"],
-    scale: Float[Array, "channels"],
-    shift: Float[Array, "channels"],
+    scale: Float[Array, " channels"],
+    shift: Float[Array, " channels"],
     groups: int,
     eps: float = 1e-5,
 ) -> Float[Array, "batch *space channels"]:
@@ -87,8 +87,8 @@ def _affine(flat: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
 
 def two_stage(
     x: Float[Array, "batch *space channels"],
-    scale: Float[Array, "channels"],
-    shift: Float[Array, "channels"],
+    scale: Float[Array, " channels"],
+    shift: Float[Array, " channels"],
     groups: int,
     eps: float = 1e-5,
     silu: bool = False,
@@ -107,8 +107,8 @@ def two_stage(
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def few_passes(
     x: Float[Array, "batch *space channels"],
-    scale: Float[Array, "channels"],
-    shift: Float[Array, "channels"],
+    scale: Float[Array, " channels"],
+    shift: Float[Array, " channels"],
     groups: int,
     eps: float = 1e-5,
     silu: bool = False,
@@ -158,8 +158,8 @@ def _twin():
 
 def group_norm(
     x: Float[Array, "batch *space channels"],
-    scale: Float[Array, "channels"],
-    shift: Float[Array, "channels"],
+    scale: Float[Array, " channels"],
+    shift: Float[Array, " channels"],
     groups: int,
     eps: float = 1e-5,
 ) -> Float[Array, "batch *space channels"]:
@@ -169,8 +169,8 @@ def group_norm(
 
 def group_norm_silu(
     x: Float[Array, "batch *space channels"],
-    scale: Float[Array, "channels"],
-    shift: Float[Array, "channels"],
+    scale: Float[Array, " channels"],
+    shift: Float[Array, " channels"],
     groups: int,
     eps: float = 1e-5,
 ) -> Float[Array, "batch *space channels"]:

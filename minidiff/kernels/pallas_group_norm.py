@@ -135,8 +135,8 @@ def _like(flat, x):
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def group_norm_silu(
     x: Float[Array, "batch *space channels"],
-    scale: Float[Array, "channels"],
-    shift: Float[Array, "channels"],
+    scale: Float[Array, " channels"],
+    shift: Float[Array, " channels"],
     groups: int,
     eps: float = 1e-5,
 ) -> Float[Array, "batch *space channels"]:

@@ -230,7 +230,7 @@ def arithmetic(
     before: Float[np.ndarray, "some height width channels"],
     after: Float[np.ndarray, "others height width channels"],
     words: Sequence[str],
-    cosines: Sequence[float] | Float[np.ndarray, "words"],
+    cosines: Sequence[float] | Float[np.ndarray, " words"],
     title: str = "",
 ) -> Figure:
     """Images after minus images before, and the words that name the difference best."""

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 
 def fits(
-    x: Float[np.ndarray, "batch"],
-    y: Float[np.ndarray, "batch"],
-    panels: dict[str, dict[str, Float[np.ndarray, "batch"]]],
+    x: Float[np.ndarray, " batch"],
+    y: Float[np.ndarray, " batch"],
+    panels: dict[str, dict[str, Float[np.ndarray, " batch"]]],
 ) -> Figure:
     """The points of a curve, and the named lines that try to follow it; a panel for each set."""
     figure = Figure(figsize=(max(4.2 * len(panels) + 0.6, 6), 3.2), layout="constrained")
@@ -28,7 +28,7 @@ def fits(
 
 
 def pairs(
-    panels: dict[str, tuple[Float[np.ndarray, "batch"], Float[np.ndarray, "batch"]]],
+    panels: dict[str, tuple[Float[np.ndarray, " batch"], Float[np.ndarray, " batch"]]],
 ) -> Figure:
     """Two draws of numbers against each other, a point for each pair; a panel for each two draws."""
     figure = Figure(figsize=(3.0 * len(panels) + 0.6, 3.2), layout="constrained")

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 
 def best_guess(
-    x: Float[np.ndarray, "batch"],
-    y: Float[np.ndarray, "batch"],
+    x: Float[np.ndarray, " batch"],
+    y: Float[np.ndarray, " batch"],
     line: tuple[Sequence[float], Sequence[float]],
     xlabel: str,
     ylabel: str,

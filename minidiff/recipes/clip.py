@@ -18,14 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minidiff import contrastive, exam, metrics, plot, weights
+from minidiff import contrastive, plot, weights
 from minidiff.clip import CLIP, CLIPConfig
 from minidiff.data.sources import Source, captions_of, drawn, open_source
 from minidiff.data.tokens import some_captions, tokenized
-from minidiff.encoder import Encoder
 from minidiff.errors import InputError, naming
 from minidiff.layers import count_parameters
+from minidiff.measure import exam, metrics
 from minidiff.text import TextConfig, Tokenizer
+from minidiff.trained.encoder import Encoder
 from minidiff.training.config import TrainConfig, setting
 from minidiff.training.devices import AXES, ONE, Devices
 from minidiff.training.loop import train
@@ -43,9 +44,7 @@ SCORES = "similarity"  # folder of the matrices that were measured on the way
 class Config(TrainConfig):
     """Settings of the two towers and of their training."""
 
-    data: str = setting(
-        "scenes", "scenes, digits, [stream:]tfds:NAME or folder:PATH, with captions"
-    )
+    data: str = setting("scenes", "scenes, digits, [stream:]tfds:NAME or folder:PATH, captioned")
     size: int | None = setting(None, "side of the images; none: what suits the data", low=8)
     patch: int = setting(4, "side of a patch in pixels", low=1, high=64)
     width: int = setting(128, "of both towers", low=8, high=4096)
@@ -222,7 +221,7 @@ def same_text(texts: list[str]) -> np.ndarray:
 
 
 def write_report(folder: Run, config: Config, encoder: Encoder, source: Source) -> None:
-    """Recall on held-out captions; for scenes, everything that ``minidiff.exam`` asks."""
+    """Recall on held-out captions; for scenes, everything that ``minidiff.measure.exam`` asks."""
     files = sorted((folder.path / SCORES).glob("*.safetensors"))
     shown = files[:2] + files[2:][-1:]  # before, soon after the start, at the end
     panels = [

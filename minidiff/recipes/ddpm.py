@@ -11,12 +11,13 @@ from pathlib import Path
 
 import jax
 
-from minidiff import judge, plot
+from minidiff import plot
 from minidiff.data.sources import Source, open_source
-from minidiff.diffusion import OBJECTIVES, Config, Diffusion, draw
 from minidiff.errors import naming
 from minidiff.layers import count_parameters
+from minidiff.measure import judge
 from minidiff.noising import noise_loss
+from minidiff.trained.diffusion import OBJECTIVES, Config, Diffusion, draw
 from minidiff.training.devices import ONE, Devices
 from minidiff.training.loop import train
 from minidiff.training.needs import check_training

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minidiff import metrics, weights
+from minidiff import weights
 from minidiff.data.factors import FACTORS
 from minidiff.data.sources import open_source
-from minidiff.judge import Judge, look, real_scenes
+from minidiff.measure import metrics
+from minidiff.measure.judge import Judge, look, real_scenes
 from minidiff.training.config import TrainConfig, setting
 from minidiff.training.devices import ONE, Devices
 from minidiff.training.loop import train

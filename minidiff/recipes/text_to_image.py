@@ -17,18 +17,20 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from minidiff import compare, diffusion, judge, plot, showcase
-from minidiff.compare import captions
+from minidiff import plot
 from minidiff.data.sources import Source, open_source
 from minidiff.data.tokens import Tokenized, tokenized
-from minidiff.diffusion import OBJECTIVES, Diffusion, draw, read_ids
-from minidiff.encoder import Encoder
 from minidiff.errors import InputError, naming
 from minidiff.guidance import Conditioned
 from minidiff.layers import count_parameters
+from minidiff.measure import compare, judge, showcase
+from minidiff.measure.compare import captions
 from minidiff.noising import noise_loss
 from minidiff.recipes import clip
 from minidiff.text import TextTransformer
+from minidiff.trained import diffusion
+from minidiff.trained.diffusion import OBJECTIVES, Diffusion, draw, read_ids
+from minidiff.trained.encoder import Encoder
 from minidiff.training.config import setting
 from minidiff.training.devices import ONE, Devices
 from minidiff.training.loop import train

@@ -52,7 +52,7 @@ def coverage(
 
 def accuracy(
     predicted: Int[np.ndarray, "n factors"], true: Int[np.ndarray, "n factors"]
-) -> Float[np.ndarray, "factors"]:
+) -> Float[np.ndarray, " factors"]:
     """The share of rows on which each factor is right."""
     return np.mean(np.asarray(predicted) == np.asarray(true), axis=0)
 

@@ -12,11 +12,11 @@ import numpy as np
 from minidiff import memory, plot
 from minidiff.data.arrays import to_float
 from minidiff.data.images import image_size, read_images
-from minidiff.diffusion import AT_ONCE, SAMPLERS, Diffusion, draw
 from minidiff.editing import image_to_image, inpaint, lerp, slerp
 from minidiff.errors import InputError
 from minidiff.recipes import ddpm, text_to_image
 from minidiff.sampling import sample_noise
+from minidiff.trained.diffusion import AT_ONCE, SAMPLERS, Diffusion, draw
 from minidiff.training.run import Run
 
 RECIPES = {"ddpm": ddpm, "text_to_image": text_to_image}

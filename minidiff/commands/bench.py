@@ -19,7 +19,7 @@ from pathlib import Path
 from minidiff.errors import InputError
 from minidiff.files import check_output, read_bytes
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+FOLDER = Path(__file__).parents[2] / "benchmarks"
 WITH_PEERS = ("unet_step", "clip_step", "sampling")  # these take --peers-python
 IDENTITY = ("cpu", "cpu_count", "devices")  # what makes a machine another one
 VERSIONS = ("python", "jax", "jaxlib", "flax", "optax", "numpy", "xla_flags")

@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minidiff import exam, plot, showcase
+from minidiff import plot
 from minidiff.data.captions import to_text
 from minidiff.data.factors import SUBJECTS
-from minidiff.encoder import Encoder
 from minidiff.errors import InputError
+from minidiff.measure import exam, showcase
 from minidiff.noising import Schedule, add_noise
 from minidiff.recipes import clip, text_to_image
 from minidiff.retrieval import search, zero_shot
+from minidiff.trained.encoder import Encoder
 from minidiff.training.run import Run
 
 FRAMES = 10  # of a strip

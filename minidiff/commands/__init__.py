@@ -41,14 +41,16 @@ def _png(text: str) -> Path:
 
 
 def _sample(args: argparse.Namespace) -> None:
-    importlib.import_module("minidiff.sample").run(args, _png(args.out))
+    importlib.import_module("minidiff.commands.sample").run(args, _png(args.out))
 
 
 def _compare(args: argparse.Namespace) -> None:
     out = Path(args.out)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is no folder")
-    from minidiff import compare, plot, sample
+    from minidiff import plot
+    from minidiff.commands import sample
+    from minidiff.measure import compare
 
     model = sample.load(args.run)
     most = model.schedule.steps
@@ -124,9 +126,9 @@ def _tfds_name(source: str) -> str:
 def _encoder(path: str):
     """The CLIP that a path names, with its tokenizer."""
     from minidiff import weights
-    from minidiff.encoder import Encoder
     from minidiff.recipes import clip
     from minidiff.tokenizer import real_clip_tokenizer
+    from minidiff.trained.encoder import Encoder
     from minidiff.training.run import Run
 
     if Path(path).suffix == ".safetensors":
@@ -183,8 +185,8 @@ def _search(args: argparse.Namespace) -> None:
     import numpy as np
 
     from minidiff import plot
-    from minidiff.encoder import index_folder
     from minidiff.retrieval import search
+    from minidiff.trained.encoder import index_folder
 
     if not args.queries and not args.image:
         raise InputError("give a text to search for, or --image FILE")
@@ -211,7 +213,8 @@ def _search(args: argparse.Namespace) -> None:
 
 def _arithmetic(args: argparse.Namespace) -> None:
     out = _png(args.out)
-    from minidiff import exam, plot
+    from minidiff import plot
+    from minidiff.measure import exam
 
     if bool(args.plus) != bool(args.minus):
         raise InputError("--plus and --minus go together: images to add and images to take away")
@@ -228,14 +231,14 @@ def _arithmetic(args: argparse.Namespace) -> None:
 
 
 def _quickstart(args: argparse.Namespace) -> None:
-    importlib.import_module("minidiff.quickstart").run(args.out, args.preset)
+    importlib.import_module("minidiff.commands.quickstart").run(args.out, args.preset)
 
 
 def _lessons(args: argparse.Namespace) -> None:
-    from minidiff import lessons
+    from minidiff.commands import lessons
 
     if args.action is None:
-        from minidiff.doctor import speed_probe
+        from minidiff.commands.doctor import speed_probe
 
         lessons.notebooks()  # none here? then no probe either
         print(lessons.listing(speed_probe()))
@@ -252,18 +255,18 @@ def _lessons(args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace) -> None:
     if "jax" not in sys.modules:  # judge where the student's process runs: on the CPU
         os.environ["JAX_PLATFORMS"] = "cpu"
-    from minidiff import lessons
+    from minidiff.commands import lessons
     from minidiff.grading import report
 
     report.run(args, lessons.find(args.lesson).stem.partition("_")[2] if args.lesson else "")
 
 
 def _bench(args: argparse.Namespace) -> None:
-    importlib.import_module("minidiff.bench").run(args)
+    importlib.import_module("minidiff.commands.bench").run(args)
 
 
 def _doctor(args: argparse.Namespace) -> None:
-    importlib.import_module("minidiff.doctor").run()
+    importlib.import_module("minidiff.commands.doctor").run()
 
 
 VERBS = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from minidiff.errors import InputError
 
-FOLDER = Path(__file__).parents[1] / "lessons"
+FOLDER = Path(__file__).parents[2] / "lessons"
 TO_A_FILE = re.compile(r"\[([^\]]+)\]\(\.\./[^)]+\)")  # a link that a copy elsewhere would break
 
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from minidiff import weights
-from minidiff.encoder import Encoder
 from minidiff.errors import InputError
 from minidiff.guidance import ClassifierFree, ClipX0, Conditioned, FromV, FromVelocity, FromX0
 from minidiff.noising import (
@@ -26,6 +25,7 @@ from minidiff.objectives import min_snr_weight, objective_weight
 from minidiff.sampling import ddim_sample, ddpm_sample
 from minidiff.solvers import ode_sample
 from minidiff.text import TextTransformer
+from minidiff.trained.encoder import Encoder
 from minidiff.training.config import TrainConfig, setting
 from minidiff.unet import Condition, UNet, UNetConfig
 from minidiff.weights.scheduler import Scheduler

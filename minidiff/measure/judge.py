@@ -14,12 +14,13 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
-from minidiff import metrics, weights
+from minidiff import weights
 from minidiff.data.captions import parse_prompt
 from minidiff.data.factors import FACTORS
 from minidiff.data.sources import open_source
 from minidiff.errors import InputError
 from minidiff.layers import Conv, GroupNorm, Linear
+from minidiff.measure import metrics
 from minidiff.runtime import FEW_RUNS
 
 SIDE = 16
@@ -27,7 +28,7 @@ WIDTHS = (32, 64, 96)
 FEATURES = 96
 AT_ONCE = 256  # images per call
 SURE = 0.9
-WEIGHTS = Path(__file__).parent / "assets" / "judge.safetensors"
+WEIGHTS = Path(__file__).parents[1] / "assets" / "judge.safetensors"
 
 
 @struct.dataclass

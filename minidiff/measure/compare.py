@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from minidiff import judge, metrics, plot
+from minidiff import plot
 from minidiff.data.factors import FACTORS
 from minidiff.data.sources import captions_of, drawn, open_source
-from minidiff.diffusion import OBJECTIVES, Diffusion, draw
 from minidiff.guidance import Conditioned
 from minidiff.likelihood import bits_per_dimension
+from minidiff.measure import judge, metrics
 from minidiff.sampling import Spacing
+from minidiff.trained.diffusion import OBJECTIVES, Diffusion, draw
 
 SHOWN = 6  # prompts in a sweep
 AT_ONCE = 256  # captions drawn per call

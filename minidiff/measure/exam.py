@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from minidiff import metrics
 from minidiff.contrastive import cosine_similarity, normalize
 from minidiff.data.captions import MENTION, TEMPLATES, VOCABULARY, parse_prompt, to_text
 from minidiff.data.captions import full_caption_words as full_caption
 from minidiff.data.factors import ACCESSORIES, COLOURS, FACTORS, SUBJECTS, Scene
 from minidiff.data.scenes import SceneSource, render_batch, scenes
-from minidiff.encoder import Encoder
+from minidiff.measure import metrics
 from minidiff.retrieval import difference, fill, label_embeddings, rank_words
 from minidiff.runtime import FEW_RUNS
+from minidiff.trained.encoder import Encoder
 
 AT_ONCE = 250  # scenes drawn per call
 RANKS = (1, 5, 10)

@@ -14,10 +14,10 @@ from minidiff.clip import CLIP
 from minidiff.contrastive import normalize
 from minidiff.data.captions import PHRASES
 from minidiff.data.factors import FACTORS
-from minidiff.diffusion import Diffusion
 from minidiff.editing import inpaint, lerp, slerp
 from minidiff.guidance import ClipGuided, ClipX0
 from minidiff.sampling import Trajectory, ddim_sample, ddpm_sample, sample_noise
+from minidiff.trained.diffusion import Diffusion
 
 PROMPTS = (
     "a blue cat wearing a hat", "a red robot at night", "a yellow star on the beach",
@@ -100,7 +100,7 @@ class ClipScore:
     clip: CLIP
     texts: jax.Array  # (batch, embedding) one for each image
 
-    def __call__(self, x0: Float[Array, "batch side side channels"]) -> Float[Array, "batch"]:
+    def __call__(self, x0: Float[Array, "batch side side channels"]) -> Float[Array, " batch"]:
         return jnp.sum(normalize(self.clip.encode_images(x0)) * normalize(self.texts), axis=1)
 
 
