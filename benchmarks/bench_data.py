@@ -50,9 +50,9 @@ def cases(args):
     yield harness.Case(
         f"{BATCH} captions as text",
         {
-            "ours": harness.Contestant(lambda: source.captions(words)),
+            "ours": harness.Contestant(lambda: source.captions({"words": words})),
             "reference": harness.Contestant(
-                lambda: [source.captions(row[None])[0] for row in words]
+                lambda: [source.captions({"words": row[None]})[0] for row in words]
             ),
         },
         items=BATCH,

@@ -18,7 +18,7 @@ from minidiff.data import builders, classics
 from minidiff.data.describe import describe
 from minidiff.data.prepared import feature_keys
 from minidiff.data.scenes import SceneSource
-from minidiff.data.sources import captions_of, open_source
+from minidiff.data.sources import open_source
 from minidiff.errors import InputError
 
 COUNTS = {"train": 12, "test": 7}
@@ -182,7 +182,7 @@ def test_scenes_are_published_in_order(data_dir):
     builders.prepare("minidiff_scenes", counts=counts)
     theirs = tfds.data_source("minidiff_scenes", split="train", data_dir=data_dir)
     ours = jax.jit(SceneSource(size=16).examples)(np.arange(11))
-    captions = SceneSource().captions(ours["words"])
+    captions = SceneSource().captions(ours)
     assert len(theirs) == 11
     for i, example in enumerate(theirs):
         levels = (np.asarray(ours["image"][i]) + 1) * 127.5
@@ -193,7 +193,7 @@ def test_scenes_are_published_in_order(data_dir):
     source = open_source("tfds:minidiff_scenes:pairs", batch_size=4)
     assert source.count == 4
     assert source.image_shape == (16, 16, 3)
-    assert all(captions_of(source, source.batch(0)))
+    assert all(source.captions(source.batch(0)))
 
 
 def test_scenes_of_another_size(data_dir):

@@ -16,7 +16,6 @@ from minidiff.clip import CLIP, SIZES, CLIPConfig
 from minidiff.contrastive import LOG_SCALE_INIT, clamp_log_scale, contrastive_loss
 from minidiff.data.captions import VOCABULARY
 from minidiff.data.scenes import SceneSource
-from minidiff.data.tokens import Tokenized, tokens_of
 from minidiff.layers import count_parameters
 from minidiff.recipes.clip import init, pair_loss
 from minidiff.text import TextConfig, Tokenizer
@@ -132,7 +131,7 @@ def test_a_full_size_forward_pass(name):
 
 def scenes(batch_size, side=8):
     source = SceneSource(size=side, batch_size=batch_size)
-    return Tokenized(source, tokens_of(source, TOKENIZER))
+    return source.tokenized(TOKENIZER)
 
 
 @cache

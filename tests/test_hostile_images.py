@@ -31,7 +31,7 @@ from hostile_files import (
 from PIL import Image
 
 from minidiff.data import folder as folder_module
-from minidiff.data.sources import captions_of, open_source
+from minidiff.data.sources import open_source
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -241,7 +241,7 @@ def read(**settings):
     """The images of the folder, as uint8, and their captions."""
     source = open_source("folder:images", size=8, **settings)
     every = source.examples(np.arange(source.count))
-    return np.asarray(source.images), captions_of(source, every)
+    return np.asarray(source.images), source.captions(every)
 
 
 MODES = [

@@ -16,7 +16,7 @@ from PIL import Image
 from minidiff.data import folder, images
 from minidiff.data.describe import describe
 from minidiff.data.images import check_header, read_image
-from minidiff.data.sources import captions_of, open_source
+from minidiff.data.sources import open_source
 from minidiff.errors import InputError
 
 RED = (200, 30, 40)
@@ -259,7 +259,7 @@ def test_too_much_for_memory_is_refused_before_reading(tmp_path, monkeypatch):
 
 def captions(root, **options):
     source = open_folder(root, **options)
-    return captions_of(source, source.examples(np.arange(source.count)))
+    return source.captions(source.examples(np.arange(source.count)))
 
 
 def test_no_captions_is_none(tmp_path):

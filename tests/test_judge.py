@@ -188,7 +188,7 @@ def test_real_scenes_are_faithful_to_their_captions():
     source = open_source("scenes", split="test", size=16, batch_size=256)
     batch = jax.jit(lambda source: source.batch(0))(source)
     seen = judging.look(the_judge(), np.asarray(batch["image"]))["factors"]
-    texts = source.captions(batch["words"])
+    texts = source.captions(batch)
     assert min(judging.faithfulness(seen, texts).values()) >= 0.97
     turned = judging.faithfulness(seen, texts[1:] + texts[:1])  # each with its neighbour's caption
     assert turned["all"] < 0.05

@@ -11,7 +11,6 @@ import pytest
 
 from minidiff.clip import CLIP, CLIPConfig
 from minidiff.data.scenes import SceneSource
-from minidiff.data.tokens import Tokenized, tokens_of
 from minidiff.guidance import ClassifierFree, ClipGuided, ClipX0, Conditioned, FromV
 from minidiff.kernels.platform import assume
 from minidiff.measure.showcase import ClipScore
@@ -74,7 +73,7 @@ def test_samplers(sample, every):
 def small_clip(layers=1):
     tokenizer = Tokenizer.from_merges(())
     source = SceneSource(size=8, batch_size=4)
-    source = Tokenized(source, tokens_of(source, tokenizer))
+    source = source.tokenized(tokenizer)
     config = CLIPConfig(
         embedding=8,
         image=ViTConfig(image_size=8, width=8, layers=layers, heads=2),

@@ -135,7 +135,7 @@ def test_a_source_says_what_it_gives():
     assert [batch[name].dtype for name in ("image", "factors", "words")] == ["float32"] + [
         "int32"
     ] * 2
-    captions = source.captions(batch["words"])
+    captions = source.captions(batch)
     assert len(captions) == 3
     assert all(caption.split() for caption in captions)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from minidiff.data.arrays import ArraySource, Facts, shuffled
 from minidiff.data.describe import describe
-from minidiff.data.sources import captions_of, open_source
+from minidiff.data.sources import open_source
 from minidiff.errors import InputError
 
 
@@ -192,7 +192,7 @@ def test_every_source_serves_batches_and_captions(spec):
     batch = jax.jit(lambda source, step: source.batch(step))(source, 3)
     assert batch["image"].shape == (4, *source.image_shape)
     assert source.name == spec
-    captions = captions_of(source, batch)
+    captions = source.captions(batch)
     assert len(captions) == 4
     if spec == "digits":
         names = source.facts.class_names

@@ -23,9 +23,9 @@ from minidiff.data import builders, folder, tokens
 from minidiff.data import stream as streams
 from minidiff.data.arrays import shuffled
 from minidiff.data.describe import describe
-from minidiff.data.sources import captions_of, drawn, open_source
+from minidiff.data.sources import drawn, open_source
 from minidiff.data.stream import AHEAD, Stream, feed
-from minidiff.data.tokens import some_captions, tokenized, tokens_of
+from minidiff.data.tokens import some_captions
 from minidiff.errors import InputError
 from minidiff.text import Tokenizer
 from minidiff.training.run import Run
@@ -115,7 +115,7 @@ def test_batches_are_those_of_the_data_in_memory(config, seed, batch_size):
     for step in (0, 4, 36, 37, 10**6, 2**31 - 1):
         expected = batch_of(memory, step)
         same(stream.batch(step), expected)
-        assert captions_of(stream, stream.batch(step)) == captions_of(memory, expected)
+        assert stream.captions(stream.batch(step)) == memory.captions(expected)
 
 
 compiled_order = jax.jit(shuffled, static_argnums=3)
@@ -386,7 +386,7 @@ def test_token_ids_are_those_of_the_data_in_memory(context):
     memory, stream = both(batch_size=8)
     assert some_captions(stream) == some_captions(memory)
     tokenizer = Tokenizer.learn(some_captions(stream), 520)
-    expected, told = (tokenized(source, tokenizer, context) for source in (memory, stream))
+    expected, told = (source.tokenized(tokenizer, context) for source in (memory, stream))
     assert told.tokens.context == expected.tokens.context
     for fed in feed(told, 0, 3, 6):
         step = int(fed.source.first) + 1
@@ -398,8 +398,8 @@ def test_a_tokenizer_learns_from_a_sample_and_longer_captions_are_cut(monkeypatc
     monkeypatch.setattr(tokens, "SAMPLE", 5)
     assert some_captions(stream) == [memory.facts.captions[i] for i in (0, 9, 18, 27, 36)]
     letters = Tokenizer.from_merges(())
-    told = tokenized(stream, letters)
-    assert told.tokens.context < tokens_of(memory, letters).context
+    told = stream.tokenized(letters)
+    assert told.tokens.context < memory.tokenized(letters).tokens.context
     [fed] = feed(told, 0, 1, 1)
     ids = np.asarray(batch_of(fed, 0)["ids"])
     texts = [memory.facts.captions[i] for i in fed.source.arrays["index"][0]]
@@ -409,7 +409,7 @@ def test_a_tokenizer_learns_from_a_sample_and_longer_captions_are_cut(monkeypatc
 def test_without_captions_there_is_nothing_to_learn(monkeypatch):
     _, stream = both()
     monkeypatch.setattr(stream.records, "kinds", ("image", "label"))
-    assert captions_of(stream, stream.batch(0)) is None
+    assert stream.captions(stream.batch(0)) is None
     with pytest.raises(InputError, match="tfds:noise/raw has no captions"):
         some_captions(stream)
 
@@ -431,7 +431,8 @@ def losses(source, first=0, until=12):
     optimizer = optax.sgd(1.0)
     step = make_train_step(loss, optimizer, steps=3)
     state = TrainState.init(Mean(jnp.zeros((8, 8, 3))), optimizer).replace(step=jnp.int32(first))
-    seen = [m["loss"] for _, m in fit(jax.random.key(0), state, source, step, until, steps=3)]
+    fed = feed(source, first, 3, until)
+    seen = [m["loss"] for _, m in fit(jax.random.key(0), state, fed, step, until)]
     return np.concatenate(seen)
 
 
@@ -447,8 +448,16 @@ def test_a_wrong_number_of_steps_is_noticed():
     optimizer = optax.sgd(1.0)
     step = make_train_step(loss, optimizer, steps=3)
     state = TrainState.init(Mean(jnp.zeros((8, 8, 3))), optimizer)
-    with pytest.raises(ValueError, match="a call took 3 steps, fit was told 1"):
-        next(fit(jax.random.key(0), state, stream, step, 6))
+    for source in (stream, stream.tokenized(Tokenizer.from_merges(()))):
+        with pytest.raises(ValueError, match="takes 3 steps, and was fed the batches of 1"):
+            next(fit(jax.random.key(0), state, feed(source, 0, 1, 6), step, 6))
+
+
+def test_another_steps_batch_is_never_served_in_silence():
+    _, stream = both(batch_size=8)
+    [fed] = feed(stream, 3, 2, 5)
+    finite = [bool(jnp.isfinite(batch_of(fed, step)["image"]).all()) for step in range(2, 6)]
+    assert finite == [False, True, True, False]
 
 
 def numbers(out):

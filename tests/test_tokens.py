@@ -10,8 +10,8 @@ import pytest
 from minidiff.data.arrays import ArraySource, Facts
 from minidiff.data.captions import MAX_WORDS, VOCABULARY
 from minidiff.data.scenes import SceneSource
-from minidiff.data.sources import captions_of, open_source
-from minidiff.data.tokens import Tokenized, some_captions, tokens_of
+from minidiff.data.sources import open_source
+from minidiff.data.tokens import Tokenized, some_captions
 from minidiff.errors import InputError
 from minidiff.text import Tokenizer
 
@@ -50,15 +50,15 @@ def test_scenes(split, size):
     """By tokenizers that split every word, some words and none."""
     source, batch = SceneSource(split=split, size=8, batch_size=64), some_scenes(split)
     tokenizer = Tokenizer.learn(scene_captions(), size)
-    tokens = tokens_of(source, tokenizer)
+    tokens = source.tokenized(tokenizer).tokens
     ids = jax.jit(lambda tokens, words: tokens({"words": words}))(tokens, batch["words"])
     assert ids.shape == (64, tokens.context)
-    np.testing.assert_array_equal(ids, tokenizer(captions_of(source, batch), tokens.context))
+    np.testing.assert_array_equal(ids, tokenizer(source.captions(batch), tokens.context))
 
 
 def test_a_tokenized_source_is_the_source_and_its_ids():
     source = SceneSource(size=8, batch_size=64)
-    tokens = tokens_of(source, LETTERS)
+    tokens = source.tokenized(LETTERS).tokens
     batch = drawn(Tokenized(source, tokens), 3)
     assert set(batch) == {*some_scenes("train"), "ids"}
     np.testing.assert_array_equal(batch["words"], some_scenes("train")["words"])
@@ -67,7 +67,7 @@ def test_a_tokenized_source_is_the_source_and_its_ids():
 
 def test_the_longest_caption_and_none_at_all():
     source = SceneSource(size=8, batch_size=2)
-    tokens = tokens_of(source, LETTERS)
+    tokens = source.tokenized(LETTERS).tokens
     words = np.full((2, MAX_WORDS), -1, np.int32)
     words[0] = np.argmax((np.asarray(tokens.table) >= 0).sum(1))  # the longest word throughout
     row, empty = np.asarray(tokens({"words": jnp.asarray(words)}))
@@ -78,24 +78,24 @@ def test_the_longest_caption_and_none_at_all():
 
 def test_scenes_are_never_cut():
     source = SceneSource(size=8)
-    needed = tokens_of(source, LETTERS).context
-    assert tokens_of(source, LETTERS, needed).context == needed
+    needed = source.tokenized(LETTERS).tokens.context
+    assert source.tokenized(LETTERS, needed).tokens.context == needed
     with pytest.raises(InputError, match=f"context={needed - 1}: .* need {needed} tokens"):
-        tokens_of(source, LETTERS, needed - 1)
+        source.tokenized(LETTERS, needed - 1)
 
 
 @pytest.mark.parametrize("context", [None, 5, 12, 500])
 def test_captions_in_memory(context):
     source = in_memory()
-    tokens = tokens_of(source, LETTERS, context)
+    tokens = source.tokenized(LETTERS, context).tokens
     longest = max(len(LETTERS.encode(text)) for text in TEXTS) + 2
     assert tokens.context == min(longest, context or longest)
     for step in (0, 1):
         batch = drawn(Tokenized(source, tokens), step)
-        texts = captions_of(source, batch)
+        texts = source.captions(batch)
         np.testing.assert_array_equal(batch["ids"], LETTERS(texts, tokens.context))
         assert (np.asarray(batch["ids"]) == LETTERS.end).any(1).all()  # cut rows keep their end
-    assert {text for step in range(3) for text in captions_of(source, drawn(source, step))} == set(
+    assert {text for step in range(3) for text in source.captions(drawn(source, step))} == set(
         TEXTS
     )
 
@@ -103,12 +103,12 @@ def test_captions_in_memory(context):
 def test_digits_have_captions():
     source = open_source("digits", size=8, batch_size=16)
     tokenizer = learned(source, 1024)
-    batch = drawn(Tokenized(source, tokens_of(source, tokenizer)), 0)
+    batch = drawn(source.tokenized(tokenizer), 0)
     digits = [
         tokenizer.decode([i for i in row if i not in (tokenizer.start, tokenizer.end, 0)]).strip()
         for row in np.asarray(batch["ids"])
     ]
-    assert digits == captions_of(source, batch)
+    assert digits == source.captions(batch)
 
 
 def test_what_a_tokenizer_learns_from():

@@ -40,7 +40,7 @@ lesson = Lesson("02_contrastive")
 # %%
 source = SceneSource(split="test", batch_size=32)
 batch = jax.jit(source.batch)(0)
-images, captions = np.asarray(batch["image"]), source.captions(batch["words"])
+images, captions = np.asarray(batch["image"]), source.captions(batch)
 lesson.show(plot.contact_sheet(images[:8], [captions[(i + 3) % 8] for i in range(8)]))
 
 # %% [markdown]

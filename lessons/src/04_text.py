@@ -24,7 +24,7 @@ import numpy as np
 from minidiff import checks, plot, tokenizer
 from minidiff.contrastive import cosine_similarity
 from minidiff.data.scenes import COLOURS, SceneSource
-from minidiff.data.tokens import Tokenized, some_captions, tokens_of
+from minidiff.data.tokens import some_captions
 from minidiff.lesson import Lesson
 from minidiff.plot import text as draw
 from minidiff.recipes import clip as recipe
@@ -346,7 +346,7 @@ lesson.expect("hat and scarf with the fault", faulty[0, 3], 0.75, 1)
 from minidiff.layers import Linear
 from minidiff.training.state import TrainState, fit, make_optimizer, make_train_step
 
-pairs_of = Tokenized(SceneSource(batch_size=128, split="two"), tokens_of(SceneSource(), learned))
+pairs_of = SceneSource(batch_size=128, split="two").tokenized(learned)
 config = TextConfig(vocabulary=learned.size, context=pairs_of.tokens.context, width=64, layers=2,
                     heads=4, end=learned.end)  # fmt: skip
 

@@ -25,7 +25,7 @@ from minidiff import checks, plot
 from minidiff.clip import CLIP
 from minidiff.contrastive import clamp_log_scale, contrastive_loss
 from minidiff.data.scenes import SceneSource
-from minidiff.data.tokens import Tokenized, some_captions, tokens_of
+from minidiff.data.tokens import some_captions
 from minidiff.layers import count_parameters
 from minidiff.lesson import Lesson
 from minidiff.measure import exam, metrics
@@ -44,7 +44,7 @@ lesson = Lesson("05_clip")
 # %%
 test_source = SceneSource(split="test", batch_size=256)
 test = jax.jit(test_source.batch)(0)
-images, captions = np.asarray(test["image"]), test_source.captions(test["words"])
+images, captions = np.asarray(test["image"]), test_source.captions(test)
 lesson.show(plot.contact_sheet(images[:8], captions[:8]))
 
 # %% [markdown]
@@ -65,7 +65,7 @@ preset = recipe.PRESETS["cpu"]
 if lesson.preset == "smoke":
     preset = dataclasses.replace(preset, width=64, layers=1, text_layers=1)
 tokenizer = Tokenizer.learn(some_captions(SceneSource()), preset.vocabulary)
-tokens = tokens_of(SceneSource(), tokenizer)
+tokens = SceneSource().tokenized(tokenizer).tokens
 towers = preset.towers(SceneSource().image_shape, tokenizer, tokens.context)
 init = jax.jit(CLIP.init, static_argnums=1)
 untrained = init(jax.random.key(0), towers)
@@ -238,7 +238,7 @@ def make_training(until):
 
 # %%
 until = lesson.pick(smoke=10, cpu=150)
-source = Tokenized(SceneSource(batch_size=lesson.pick(smoke=128, cpu=N)), tokens)
+source = SceneSource(batch_size=lesson.pick(smoke=128, cpu=N)).tokenized(tokenizer)
 log_n = math.log(source.source.batch_size)
 train = make_training(until)
 history, matrices = [], [("untrained", before)]
@@ -340,7 +340,7 @@ lesson.expect("500 steps: scale", jnp.exp(reference.clip.log_scale), 18, 40)
 depth = lesson.pick(smoke=1, cpu=2)
 small = dataclasses.replace(preset, width=64, layers=depth, text_layers=1)
 small = small.towers(SceneSource().image_shape, tokenizer, tokens.context)
-few = Tokenized(SceneSource(batch_size=128), tokens)
+few = SceneSource(batch_size=128).tokenized(tokenizer)
 panels, recall, last_loss, spread = [], {}, {}, {}
 if lesson.preset == "cpu":
     train = make_training(100)

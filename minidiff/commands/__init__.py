@@ -99,12 +99,12 @@ def _data(args: argparse.Namespace) -> None:
 
     from minidiff import plot
     from minidiff.data.describe import describe
-    from minidiff.data.sources import captions_of, open_source
+    from minidiff.data.sources import open_source
 
     source = open_source(args.source, split=args.split, size=args.size, batch_size=args.count)
     report = describe(source)
     batch = source.batch(0)
-    captions = captions_of(source, batch)
+    captions = source.captions(batch)
     title = f"{args.source}, {args.split}"
     plot.save(plot.contact_sheet(np.asarray(batch["image"]), captions, title), out)
     for name, value in report.items():

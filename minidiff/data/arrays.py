@@ -5,7 +5,9 @@ on the device and the program does not depend on their values. Nothing is kept b
 k is the same whatever was asked before, and a run is resumed by knowing its step alone.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,9 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int, UInt, UInt8
 
+from minidiff.data.tokens import CaptionTokens, Tokenized
 from minidiff.errors import InputError
+from minidiff.tokenizer import Tokenizer
 
 FEISTEL_ROUNDS = 6
 
@@ -31,6 +35,7 @@ class Facts:
     captions: tuple[str, ...] | None = None  # one per image
     class_names: tuple[str, ...] | None = None  # label k is called class_names[k]
     problems: tuple[str, ...] = ()  # remarks made while reading
+    uncaptioned: tuple[str, ...] = ()  # names of images without a caption, in this split or others
 
     def __hash__(self):
         return hash((self.class_names, self.problems))
@@ -46,6 +51,9 @@ class ArraySource:
     name: str = struct.field(pytree_node=False)
     batch_size: int = struct.field(pytree_node=False)
     facts: Facts = struct.field(pytree_node=False)
+
+    traceable: ClassVar[bool] = True
+    factors: ClassVar[None] = None
 
     @classmethod
     def init(
@@ -91,6 +99,18 @@ class ArraySource:
     def image_shape(self) -> tuple[int, int, int]:
         return self.images.shape[1:]
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        return self.facts.class_names
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        return self.facts.problems
+
+    @property
+    def uncaptioned(self) -> tuple[str, ...]:
+        return self.facts.uncaptioned
+
     def batch(self, step: int | Int[Array, ""]) -> dict[str, Array]:
         """Batch number ``step``: a dict as from ``examples``. Traceable.
 
@@ -117,6 +137,20 @@ class ArraySource:
         if self.labels is not None:
             batch["label"] = self.labels[indices]
         return batch
+
+    def captions(self, batch: Mapping[str, Arrays]) -> list[str] | None:
+        """The captions of the images in a batch, on the host; None if there are none."""
+        if self.facts.captions is None:
+            return None
+        return [self.facts.captions[i] for i in np.asarray(batch["index"])]
+
+    def sample_captions(self, count: int) -> list[str] | None:
+        """All captions, however many are asked for."""
+        return self.facts.captions and list(self.facts.captions)
+
+    def tokenized(self, tokenizer: Tokenizer, context: int | None = None) -> Tokenized:
+        """This source, with its captions as a table of token ids."""
+        return Tokenized(self, CaptionTokens.init(self.facts.captions, tokenizer, context))
 
 
 def to_float(images: UInt8[Arrays, "*shape"]) -> Float[Arrays, "*shape"]:

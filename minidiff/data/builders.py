@@ -81,7 +81,7 @@ class MinidiffScenes(tfds.core.GeneratorBasedBuilder):
         for start in range(0, self.counts[split], RENDER_BATCH):
             batch = jax.device_get(draw(np.arange(start, start + RENDER_BATCH)))
             images = np.round((batch["image"] + 1) * 127.5).astype(np.uint8)
-            captions = source.captions(batch["words"])
+            captions = source.captions(batch)
             for i in range(min(RENDER_BATCH, self.counts[split] - start)):
                 values = map(int, batch["factors"][i])
                 factors = dict(zip(FACTORS, values, strict=True))

@@ -6,11 +6,9 @@ from collections import Counter
 import jax
 import numpy as np
 
-from minidiff.data.factors import FACTORS
-from minidiff.data.sources import Source, captions_of
-from minidiff.data.stream import Stream
+from minidiff.data.sources import Source, known_problems
 
-SCENES_EXAMINED = 512
+ENDLESS_EXAMINED = 512
 STREAM_EXAMINED = 10_000
 AT_ONCE = 512
 IMBALANCE = 10  # a class this many times as frequent as another is worth a remark
@@ -25,15 +23,17 @@ def describe(source: Source) -> dict:
     class; for scenes "factors" counts them by factor and value. "captions" counts the images that
     have one.
     """
-    count = getattr(source, "count", None)
-    streams = isinstance(source, Stream)
-    examined = min(count, STREAM_EXAMINED) if streams else count or SCENES_EXAMINED
+    count = source.count
+    if count is None:
+        examined = ENDLESS_EXAMINED
+    else:
+        examined = count if source.traceable else min(count, STREAM_EXAMINED)
     numbers = np.linspace(0, (count or examined) - 1, examined, dtype=np.int64)
     channels = source.image_shape[-1]
     total, squares = np.zeros(channels), np.zeros(channels)
     low, high, flat, captioned = np.inf, -np.inf, 0, 0
     prints, labels = Counter(), []
-    draw = Stream.examples if streams else jax.jit(lambda source, at: source.examples(at))
+    draw = jax.jit(_examples) if source.traceable else _examples
     for start in range(0, examined, AT_ONCE):
         batch = jax.device_get(draw(source, numbers[start : start + AT_ONCE]))
         images = batch["image"]
@@ -42,7 +42,7 @@ def describe(source: Source) -> dict:
         low, high = min(low, images.min()), max(high, images.max())
         flat += int((np.ptp(images, axis=(1, 2)).max(-1) == 0).sum())
         prints.update(hashlib.sha256(image.tobytes()).digest() for image in images)
-        captioned += sum(map(bool, captions_of(source, batch) or []))
+        captioned += sum(map(bool, source.captions(batch) or []))
         labels.extend(batch.get("label", batch.get("factors", [])))
 
     pixels_in_all = examined * source.image_shape[0] * source.image_shape[1]
@@ -62,14 +62,18 @@ def describe(source: Source) -> dict:
     return report | {"problems": _problems(source, report, flat, repeated)}
 
 
+def _examples(source, numbers):
+    return source.examples(numbers)
+
+
 def _count_labels(source: Source, labels: list) -> dict:
     if not labels:
         return {}
     if np.ndim(labels[0]) == 0:
-        names = source.facts.class_names or range(max(labels) + 1)
+        names = source.class_names or range(max(labels) + 1)
         tally = Counter(int(label) for label in labels)
         return {"labels": {str(name): tally[number] for number, name in enumerate(names)}}
-    columns = zip(FACTORS.items(), np.transpose(labels), strict=True)
+    columns = zip(source.factors.items(), np.transpose(labels), strict=True)
     return {
         "factors": {
             factor: {value: int((column == number).sum()) for number, value in enumerate(values)}
@@ -79,8 +83,7 @@ def _count_labels(source: Source, labels: list) -> dict:
 
 
 def _problems(source: Source, report: dict, flat: int, repeated: int) -> list[str]:
-    facts = getattr(source, "facts", None)
-    problems = list(facts.problems) if facts else []
+    problems = known_problems(source)
     if report["examined"] < (report["count"] or 0):
         problems.append(f"only {report['examined']} of {report['count']} images were examined")
     low, high = report["range"]
@@ -90,11 +93,6 @@ def _problems(source: Source, report: dict, flat: int, repeated: int) -> list[st
         problems.append(f"{flat} image(s) of one flat colour")
     if repeated:
         problems.append(f"{repeated} image(s) are copies of others")
-    if report["count"] is not None and report["count"] < source.batch_size:
-        problems.append(
-            f"{report['count']} images are fewer than a batch of {source.batch_size}: "
-            "batches repeat images"
-        )
     labels = report.get("labels", {})
     empty = [name for name, number in labels.items() if number == 0]
     if empty:

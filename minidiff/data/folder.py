@@ -18,6 +18,7 @@ import numpy as np
 
 from minidiff.data.arrays import ArraySource, Facts
 from minidiff.data.images import SUFFIXES, complain, drop_colour_if_grey, read_images
+from minidiff.data.sources import DEFAULT_SIZE, check_split, first_few
 from minidiff.errors import InputError
 from minidiff.files import read_bytes
 
@@ -29,18 +30,26 @@ SMALLEST_SPLIT = 10  # with fewer images, all are in both splits
 METADATA = ("metadata.jsonl", "metadata.csv")
 
 
-def folder_source(path: str, *, seed: int, split: str, size: int, batch_size: int) -> ArraySource:
+def folder_source(
+    path: str, *, seed: int, split: str, size: int | None, batch_size: int
+) -> ArraySource:
     """The images under ``path``, centre-cropped and resized to ``size``; grey if all of them are.
 
     An image is in the "test" split where the hash of its name says so (one in ten), whatever else
     is in the folder. Raises InputError, one line, for whatever cannot be used.
     """
+    check_split("folder", split)
+    size = size or DEFAULT_SIZE
     root = Path(path).expanduser()
     paths, others = list_files(root)
     names = [item.relative_to(root).as_posix() for item in paths]
     check_memory(len(paths), (size, size, 3))
     problems = []
     captions = _read_captions(root, names, others, problems)
+    uncaptioned = tuple(name for name, text in zip(names, captions or (), strict=False) if not text)
+    if uncaptioned:
+        share = f"{len(uncaptioned)} of {len(names)} images have no caption"
+        problems.append(f"{share}: {first_few(uncaptioned)}")
     images = drop_colour_if_grey(read_images(paths, size, root))
 
     parents = [str(PurePosixPath(name).parent) for name in names]
@@ -56,6 +65,7 @@ def folder_source(path: str, *, seed: int, split: str, size: int, batch_size: in
         captions=tuple(captions[i] for i in chosen) if captions else None,
         class_names=class_names,
         problems=tuple(problems),
+        uncaptioned=uncaptioned,
     )
     name = f"folder:{path}"
     return ArraySource.init(
@@ -126,9 +136,6 @@ def _read_captions(
     if not texts:
         return None
     captions = [clean(texts.get(name, "")) for name in names]
-    missing = sum(not caption for caption in captions)
-    if missing:
-        problems.append(f"{missing} of {len(names)} images have no caption")
     long = sum(len(caption) > MAX_CAPTION for caption in captions)
     if long:
         problems.append(f"{long} caption(s) cut to {MAX_CAPTION} characters")

@@ -33,8 +33,25 @@ def prepared_source(
     size if ``size`` is None. It is read into memory, or while it is used: if ``stream`` says so, or
     if it is too large for memory. Raises InputError, one line.
     """
-    records = open_records(spec, split=split, size=size, data_dir=data_dir)
+    if ".." in spec:  # as a part of a path it leads out of the data's folder
+        raise InputError(f"unknown data 'tfds:{spec}': want tfds:NAME, without two dots")
     settings = {"seed": seed, "batch_size": batch_size}
+    try:
+        records = open_records(spec, split=split, size=size, data_dir=data_dir)
+        return _of_records(records, stream, settings)
+    except (InputError, OSError, MemoryError):
+        raise
+    except Exception as error:  # TFDS raises nearly anything when fed damaged files
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"tfds:{spec} cannot be read: {reason}") from error
+
+
+def streamed_source(spec: str, **settings) -> Stream:
+    """``prepared_source``, read while it is used at any size."""
+    return prepared_source(spec, stream=True, **settings)
+
+
+def _of_records(records: Records, stream: bool, settings: dict) -> ArraySource | Stream:
     if stream or not fits_memory(len(records), records.image_shape):
         return Stream.init(records, **settings)
     images = np.empty((len(records), *records.image_shape), np.uint8)
@@ -48,7 +65,11 @@ def prepared_source(
             labels[place] = found["label"]
         if captions is not None:
             captions += found["caption"]
-    facts = Facts(captions=tuple(captions) if captions else None, class_names=records.class_names)
+    facts = Facts(
+        captions=tuple(captions) if captions else None,
+        class_names=records.class_names,
+        uncaptioned=tuple(f"record {i}" for i, text in enumerate(captions or ()) if not text),
+    )
     return ArraySource.init(records.name, images, labels, **settings, facts=facts)
 
 

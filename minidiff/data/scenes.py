@@ -5,13 +5,16 @@ numbers, and the renderer is differentiable in every continuous parameter, so a 
 draw its data on the device, inside the compiled step.
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Int, Integer
 
-from minidiff.data.captions import MAX_WORDS, caption_words, to_text
+from minidiff.data.captions import MAX_WORDS, VOCABULARY, caption_words, to_text
 from minidiff.data.factors import (
     ACCESSORIES,
     BACKGROUNDS,
@@ -25,7 +28,10 @@ from minidiff.data.factors import (
     factors,
 )
 from minidiff.data.pictures import SUBJECT_COLOURS, render, render_batch
+from minidiff.data.sources import DEFAULT_SIZE, drawn
+from minidiff.data.tokens import Tokenized, WordTokens
 from minidiff.errors import InputError
+from minidiff.tokenizer import Tokenizer
 
 __all__ = [
     "ACCESSORIES",
@@ -181,15 +187,19 @@ class SceneSource:
 
     seed: int | jax.Array = np.uint32(0)
     split: str = struct.field(pytree_node=False, default="train")
-    size: int = struct.field(pytree_node=False, default=16)
+    size: int = struct.field(pytree_node=False, default=DEFAULT_SIZE)
     batch_size: int = struct.field(pytree_node=False, default=64)
+
+    name: ClassVar[str] = "scenes"
+    traceable: ClassVar[bool] = True
+    count: ClassVar[None] = None  # they never end
+    class_names: ClassVar[None] = None
+    factors: ClassVar[Mapping[str, tuple[str, ...]]] = FACTORS
+    problems: ClassVar[tuple[str, ...]] = ()
+    uncaptioned: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self):
         _check_split(self.split)
-
-    @property
-    def name(self) -> str:
-        return "scenes"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -216,6 +226,29 @@ class SceneSource:
         """The examples step * batch_size and the batch_size - 1 that follow it."""
         return self.examples(step * self.batch_size + jnp.arange(self.batch_size))
 
-    def captions(self, words: Int[Array, "batch 16"] | np.ndarray) -> list[str]:
-        """Word ids as text; on the host."""
-        return to_text(words)
+    def captions(self, batch: Mapping[str, Array | np.ndarray]) -> list[str]:
+        """The captions of a batch, whose "words" tell them; on the host."""
+        return to_text(batch["words"])
+
+    def sample_captions(self, count: int) -> list[str]:
+        """The captions of the first batches, ``count`` or a few more, and each word twice beside them.
+
+        Some words are needed for two objects alone.
+        """
+        steps = -(-count // self.batch_size)
+        said = [self.captions(drawn(self, step, "words")) for step in range(steps)]
+        return [text for texts in said for text in texts] + 2 * list(VOCABULARY)
+
+    def tokenized(self, tokenizer: Tokenizer, context: int | None = None) -> Tokenized:
+        """This source, with token ids made of words inside the program.
+
+        Captions are never cut: InputError where ``context`` is too short for the longest there can be.
+        """
+        return Tokenized(self, WordTokens.init(VOCABULARY, MAX_WORDS, tokenizer, context))
+
+
+def scene_source(
+    rest: str = "", *, seed: int, split: str, size: int | None, batch_size: int
+) -> SceneSource:
+    """The scenes, as ``minidiff.data.sources.open_source`` opens them; ``rest`` is empty."""
+    return SceneSource(np.uint32(seed), split, size or DEFAULT_SIZE, batch_size)

@@ -1,51 +1,142 @@
-"""What ``--data`` understands, opened by one function (``minidiff.data.describe`` looks inside).
+"""What a source is, how one is opened, and how one is made of another.
 
-A source is a pytree with static ``name``, ``batch_size`` and ``image_shape``. Its ``batch(step)``
-is a traceable pure function that returns a dict with "image" (batch, height, width, channels)
-float32 in [-1, 1] and, where there are any, "label" (batch,), "factors" and "words". The same step
-gives the same batch, whatever was asked before. Give a source to a compiled function as an
-argument, never by closing over it. What is too large for memory is a ``Stream`` instead, which
-cannot be traced: ``drawn`` serves every source.
+A source is a pytree whose ``batch(step)`` is a traceable pure function: the same step gives the same
+batch, whatever was asked before. Give it to a compiled function as an argument, never by closing
+over it. What is too large for memory (``minidiff.data.stream``) cannot be traced and says so;
+``drawn`` serves every source. Which there are stands in ``minidiff.data.kinds``.
 """
 
 import functools
-from typing import Protocol, runtime_checkable
+import operator
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jaxtyping import Array, Int
 
-from minidiff.data.arrays import ArraySource, Facts
-from minidiff.data.stream import Stream
-from minidiff.errors import InputError
+from minidiff.data.kinds import opener
+from minidiff.errors import InputError, one_line
 from minidiff.runtime import FEW_RUNS
+from minidiff.tokenizer import Tokenizer
 
-SPECS = "scenes, digits, tfds:NAME, tfds:NAME:SPLIT, stream:tfds:NAME or folder:PATH"
 SPLITS = ("train", "test")
 DEFAULT_SIZE = 16  # what two cores can train
 SIZES = range(8, 513)
-DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-DIGITS_TEST_FRACTION = 0.2
+NAMED_AT_MOST = 3  # images in one line
 
 
 @runtime_checkable
 class Source(Protocol):
-    """What training, plots and the command ask of a source."""
+    """What training, plots, measures and the command ask; each source answers for itself."""
+
+    traceable: ClassVar[bool]  # whether ``batch`` and ``examples`` can be compiled
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """As ``--data`` writes it."""
+
     @property
     def batch_size(self) -> int: ...
+
     @property
-    def image_shape(self) -> tuple[int, int, int]: ...
-    def batch(self, step: int | Int[Array, ""]) -> dict[str, Array]: ...
-    def examples(self, indices: Int[Array, " batch"]) -> dict[str, Array]: ...
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+
+    @property
+    def count(self) -> int | None:
+        """How many examples there are; None: without end."""
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What label k is called; None where there are no labels, or none with names."""
+
+    @property
+    def factors(self) -> Mapping[str, tuple[str, ...]] | None:
+        """The names and values of the factors of the pictures, where those are known; else None.
+
+        They are for scenes alone: what the judge and CLIP's exam ask can only be asked there.
+        """
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Remarks made while opening it, each worth a line to the user."""
+
+    @property
+    def uncaptioned(self) -> tuple[str, ...]:
+        """The names of examples that have no caption, of those that were looked at."""
+
+    def batch(self, step: int | Int[Array, ""]) -> dict[str, Array]:
+        """Batch number ``step``, as of ``examples``."""
+
+    def examples(self, indices: Int[Array, " batch"]) -> dict[str, Array]:
+        """The examples with these numbers.
+
+        "image" (batch, height, width, channels) float32 in [-1, 1] and, where there are any, "label"
+        (batch,), "index" (batch,), "factors" (batch, factors) and "words" (batch, words).
+        """
+
+    def captions(self, batch: Mapping[str, Array | np.ndarray]) -> list[str] | None:
+        """The captions of a batch of this source, on the host; None if it has none."""
+
+    def sample_captions(self, count: int) -> list[str] | None:
+        """Texts for a tokenizer to learn from: all captions, or ``count`` or a few more of many."""
+
+    def tokenized(self, tokenizer: Tokenizer, context: int | None = None) -> "Source":
+        """The source whose batches also hold "ids" (batch, context), what a text encoder reads.
+
+        ``context`` is the longest row, and longer captions are cut; without one, rows are as long as
+        the longest caption needs. See ``minidiff.data.tokens``.
+        """
+
+
+def _asked_of_source(name: str) -> property:
+    return property(operator.attrgetter(f"source.{name}"))
+
+
+class Wrapper:
+    """Base of a source made of another: a struct dataclass with a field ``source``.
+
+    A subclass says in ``transform`` what becomes of a batch, and states itself what is then another
+    (``image_shape``, for one). All else is asked of the source inside. Where that is a stream, the
+    batches of a call stand in its place while it trains (``minidiff.data.stream.feed``).
+    """
+
+    def transform(self, batch: dict[str, Array]) -> dict[str, Array]:
+        """A batch of the source inside as a batch of this one. Traceable."""
+        raise NotImplementedError
+
+    name = _asked_of_source("name")
+    batch_size = _asked_of_source("batch_size")
+    image_shape = _asked_of_source("image_shape")
+    count = _asked_of_source("count")
+    class_names = _asked_of_source("class_names")
+    factors = _asked_of_source("factors")
+    problems = _asked_of_source("problems")
+    uncaptioned = _asked_of_source("uncaptioned")
+    traceable = _asked_of_source("traceable")
+    steps = _asked_of_source("steps")  # only what ``feed`` puts there has any
+    captions = _asked_of_source("captions")
+    sample_captions = _asked_of_source("sample_captions")
+
+    def batch(self, step: int | Int[Array, ""]) -> dict[str, Array]:
+        """The source's batch, transformed."""
+        return self.transform(self.source.batch(step))
+
+    def examples(self, indices: Int[Array, " batch"]) -> dict[str, Array]:
+        """The source's examples, transformed."""
+        return self.transform(self.source.examples(indices))
+
+    def tokenized(self, tokenizer: Tokenizer, context: int | None = None) -> Source:
+        """This source with token ids: they are made of what is inside, and put around it all."""
+        inside = self.source.tokenized(tokenizer, context)
+        return inside.replace(source=self.replace(source=inside.source))
 
 
 def open_source(
     spec: str, *, seed: int = 0, split: str = "train", size: int | None = None, batch_size: int = 64
 ) -> Source:
-    """The source that ``spec`` names: scenes, digits, tfds:NAME[:SPLIT] or folder:PATH.
+    """The source that ``spec`` names, written as ``minidiff.data.kinds.SPECS`` tells.
 
     ``stream:tfds:NAME[:SPLIT]`` is read while it is used, and so is tfds:NAME where it does not
     fit memory.
@@ -64,86 +155,59 @@ def open_source(
         raise InputError(f"size is {size}, it must be a multiple of 4 from 8 to {SIZES[-1]}")
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, it must be at least 1")
-    stream = spec.startswith("stream:tfds:")
-    kind, _, rest = spec.removeprefix("stream:" if stream else "").partition(":")
-    if spec == "scenes":
-        from minidiff.data.scenes import SceneSource
+    try:
+        opens, rest = opener(spec)
+        return opens(rest, seed=seed, split=split, size=size, batch_size=batch_size)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        raise InputError(
+            f"data {spec!r} needs the package {package}, which is not installed: "
+            f"pip install {package}"
+        ) from None
 
-        return SceneSource(
-            seed=np.uint32(seed), split=split, size=size or DEFAULT_SIZE, batch_size=batch_size
-        )
-    if kind == "tfds" and ".." in rest:  # as a part of a path it leads out of the data's folder
-        raise InputError(f"unknown data {spec!r}: want tfds:NAME, without two dots")
-    if kind == "tfds" and rest:
-        from minidiff.data.prepared import prepared_source
 
-        settings = {"seed": seed, "size": size, "batch_size": batch_size}
-        try:
-            return prepared_source(rest, split=split, stream=stream, **settings)
-        except (InputError, OSError, MemoryError):
-            raise
-        except Exception as error:  # TFDS raises nearly anything when fed damaged files
-            raise InputError(f"{spec} cannot be read: {type(error).__name__}: {error}") from error
-    if spec != "digits" and not (kind == "folder" and rest):
-        raise InputError(f"unknown data {spec!r}: choose {SPECS}")
+def check_split(name: str, split: str) -> None:
+    """InputError unless this is one of the two splits that every source has."""
     if split not in SPLITS:
-        raise InputError(f"{kind} has no split {split!r}, only {' and '.join(SPLITS)}")
-    settings = {"seed": seed, "split": split, "size": size or DEFAULT_SIZE}
-    if spec == "digits":
-        return digits_source(**settings, batch_size=batch_size)
-    from minidiff.data.folder import folder_source
-
-    return folder_source(rest, **settings, batch_size=batch_size)
+        raise InputError(f"{name} has no split {split!r}, only {' and '.join(SPLITS)}")
 
 
-def digits_source(*, seed: int, split: str, size: int, batch_size: int) -> ArraySource:
-    """scikit-learn's 1,797 handwritten digits, 8x8 grey, enlarged to ``size`` (bilinear).
-
-    A fifth of them, the same in every run, is the "test" split.
-    """
-    from PIL import Image
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    order = np.random.default_rng(0).permutation(len(digits.target))
-    first_test = round(len(order) * (1 - DIGITS_TEST_FRACTION))
-    chosen = order[first_test:] if split == "test" else order[:first_test]
-
-    grey = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)  # 17 shades, 0 to 16
-    if size != grey.shape[1]:
-        bilinear = Image.Resampling.BILINEAR
-        grey = np.stack(
-            [np.asarray(Image.fromarray(x).resize((size,) * 2, bilinear)) for x in grey]
+def check_captions(source: Source) -> None:
+    """InputError, before the work, where a text encoder would find an image without a caption."""
+    if source.sample_captions(1) is None:
+        raise InputError(f"{source.name} has no captions: there is no text to learn from")
+    if missing := source.uncaptioned:
+        raise InputError(
+            f"{source.name}: {len(missing)} image(s) without a caption, and here each needs one: "
+            f"{first_few(missing)}"
         )
-    labels = digits.target[chosen]
-    facts = Facts(
-        captions=tuple(f"the digit {DIGIT_NAMES[label]}" for label in labels),
-        class_names=DIGIT_NAMES,
-    )
-    return ArraySource.init(
-        "digits", grey[..., None], labels, seed=seed, batch_size=batch_size, facts=facts
-    )
 
 
-def captions_of(source: Source, batch: dict[str, Array | np.ndarray]) -> list[str] | None:
-    """The captions of a batch of this source, as strings on the host; None if it has none."""
-    if "words" in batch:
-        return source.captions(batch["words"])
-    if isinstance(source, Stream):
-        return source.captions(batch["index"])
-    if source.facts.captions is None:
-        return None
-    return [source.facts.captions[i] for i in np.asarray(batch["index"])]
+def first_few(names: Sequence[str]) -> str:
+    """Some of these names, and how many more there are."""
+    more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
+    return ", ".join(map(one_line, names[:NAMED_AT_MOST])) + more
+
+
+def known_problems(source: Source) -> list[str]:
+    """What can be said against a source without looking at its images, each in one line."""
+    problems = list(source.problems)
+    if source.count is not None and source.count < source.batch_size:
+        problems.append(
+            f"{source.count} images are fewer than a batch of {source.batch_size}: "
+            "batches repeat images"
+        )
+    return problems
 
 
 def drawn(source: Source, step: int, *names: str) -> dict[str, Array | np.ndarray]:
     """The batch of ``step`` of any source, outside of training; with names, only those arrays of it.
 
-    Of a compiled source, what is not named is not computed.
+    Of a traceable source, what is not named is not computed.
     """
-    if isinstance(source, Stream):
-        return _named(source.batch(step), names)
-    return _drawn(source, step, names)
+    if source.traceable:
+        return _drawn(source, step, names)
+    return _named(source.batch(step), names)
 
 
 @functools.partial(jax.jit, static_argnums=2, compiler_options=FEW_RUNS)

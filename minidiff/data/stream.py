@@ -9,7 +9,8 @@ processes reads only its own rows.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,9 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Int, UInt32
 
-from minidiff.data.arrays import Arrays, Facts, encipher, round_keys, to_float
+from minidiff.data.arrays import Arrays, encipher, round_keys, to_float
 from minidiff.data.records import Records
+from minidiff.data.tokens import SAMPLE, GivenTokens, Tokenized, row_length
 from minidiff.errors import InputError
 from minidiff.tokenizer import Tokenizer
 
@@ -33,14 +35,23 @@ class Batches:
     first: Arrays  # () int32, the step that the rows at 0 are for
     arrays: dict[str, Arrays]  # each (steps, batch, ...); images uint8
 
+    @property
+    def steps(self) -> int:
+        """How many steps it holds the batches of: those of one call."""
+        return self.arrays["index"].shape[0]
+
     def batch(self, step: int | Int[Array, ""]) -> dict[str, Array]:
-        """The batch of ``step``, one of those that this was made for. Traceable."""
+        """The batch of ``step``, one of those that this was made for. Traceable.
+
+        At any other step the images are no numbers, and so is the loss: never those of another step.
+        """
         at = jnp.asarray(step, jnp.int32) - self.first
         batch = {
             name: jax.lax.dynamic_index_in_dim(jnp.asarray(rows), at, keepdims=False)
             for name, rows in self.arrays.items()
         }
-        return {**batch, "image": to_float(batch["image"])}
+        here = (at >= 0) & (at < self.steps)
+        return {**batch, "image": jnp.where(here, to_float(batch["image"]), jnp.nan)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,6 +66,10 @@ class Stream:
     batch_size: int
     tokenizer: Tokenizer | None = None  # with one, batches hold "ids" (batch, context)
     context: int = 0
+
+    traceable: ClassVar[bool] = False
+    factors: ClassVar[None] = None
+    problems: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def init(cls, records: Records, *, seed: int = 0, batch_size: int = 64) -> "Stream":
@@ -82,13 +97,15 @@ class Stream:
         return self.records.image_shape
 
     @property
-    def facts(self) -> Facts:
-        """Names of the classes; captions are read with their records (``captions``)."""
-        return Facts(class_names=self.records.class_names)
+    def class_names(self) -> tuple[str, ...] | None:
+        return self.records.class_names
 
-    def with_ids(self, tokenizer: Tokenizer, context: int) -> "Stream":
-        """This stream, with the token ids of the captions in its batches; longer ones are cut."""
-        return dataclasses.replace(self, tokenizer=tokenizer, context=context)
+    @property
+    def uncaptioned(self) -> tuple[str, ...]:
+        """Which of evenly spaced records have no caption; to look at all may take hours."""
+        numbers = self._spaced(SAMPLE)
+        found = zip(numbers, self._captions(numbers) or [], strict=False)
+        return tuple(f"record {number}" for number, caption in found if not caption)
 
     def batch(self, step: int) -> dict[str, Arrays]:
         """Batch number ``step``, as from ``examples``."""
@@ -99,11 +116,31 @@ class Stream:
         found = self._read(np.asarray(indices))
         return {**found, "image": jax.jit(to_float)(found["image"])}  # NumPy rounds otherwise
 
-    def captions(self, indices: Sequence[int] | Int[Arrays, " n"]) -> list[str] | None:
-        """The captions of these examples; None if the records have none."""
+    def captions(self, batch: Mapping[str, Arrays]) -> list[str] | None:
+        """The captions of the examples in a batch, read anew; None if the records have none."""
+        return self._captions(np.asarray(batch["index"]))
+
+    def sample_captions(self, count: int) -> list[str] | None:
+        """Captions of evenly spaced records: all, if there are few."""
+        return self._captions(self._spaced(count))
+
+    def tokenized(self, tokenizer: Tokenizer, context: int | None = None) -> Tokenized:
+        """This stream, with the token ids of the captions in its batches; longer ones are cut.
+
+        Without ``context`` rows are as long as the longest caption of a sample needs.
+        """
+        tokens = GivenTokens(row_length(self.sample_captions(SAMPLE), tokenizer, context))
+        told = dataclasses.replace(self, tokenizer=tokenizer, context=tokens.context)
+        return Tokenized(told, tokens)
+
+    def _captions(self, indices: np.ndarray) -> list[str] | None:
         if "caption" not in self.records.kinds:
             return None
-        return self.records.read(np.asarray(indices).tolist(), "caption")["caption"]
+        return self.records.read(indices.tolist(), "caption")["caption"]
+
+    def _spaced(self, count: int) -> Int[np.ndarray, " n"]:
+        """The numbers of evenly spaced records."""
+        return np.linspace(0, self.count - 1, min(count, self.count), dtype=np.int64)
 
     def order(
         self, first: int, steps: int, rows: slice = slice(None)

@@ -2,8 +2,11 @@
 
 Text never enters a compiled program: scenes write their captions as word ids, and data sets in
 memory have theirs turned into tokens once, beforehand. Both become a table to look up. A stream
-turns the captions of a batch into tokens on the host, when it reads them.
+turns the captions of a batch into tokens on the host, when it reads them. Which of these it is, each
+source knows itself: ``source.tokenized(tokenizer)``.
 """
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +14,9 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Int
 
-from minidiff.data.captions import MAX_WORDS, VOCABULARY
-from minidiff.data.sources import Source
-from minidiff.data.stream import Batches, Stream
+from minidiff.data.sources import Source, Wrapper
 from minidiff.errors import InputError
-from minidiff.runtime import FEW_RUNS
-from minidiff.text import Tokenizer
+from minidiff.tokenizer import Tokenizer
 
 SAMPLE = 4096  # captions of an endless source, or of a stream, that a tokenizer learns from
 
@@ -25,14 +25,29 @@ SAMPLE = 4096  # captions of an endless source, or of a stream, that a tokenizer
 class WordTokens:
     """Token ids of a batch that holds its captions as word ids ("words")."""
 
-    table: jax.Array  # (words, pieces) token ids of each word, -1 where there is none
+    table: jax.Array  # (vocabulary, pieces) token ids of each word, -1 where there is none
+    words: int = struct.field(pytree_node=False)  # of the longest caption
     start: int = struct.field(pytree_node=False)
     end: int = struct.field(pytree_node=False)
+
+    @classmethod
+    def init(
+        cls, vocabulary: Sequence[str], words: int, tokenizer: Tokenizer, context: int | None = None
+    ) -> "WordTokens":
+        """InputError where ``context`` is less than captions of so many words may need."""
+        pieces = [tokenizer.encode(word) for word in vocabulary]
+        table = np.full((len(pieces), max(map(len, pieces))), -1, np.int32)
+        for row, ids in zip(table, pieces, strict=True):
+            row[: len(ids)] = ids
+        tokens = cls(jnp.asarray(table), words, tokenizer.start, tokenizer.end)
+        if context is not None and context < tokens.context:
+            raise InputError(f"context={context}: captions of scenes need {tokens.context} tokens")
+        return tokens
 
     @property
     def context(self) -> int:
         """Tokens of the longest caption, with start and end."""
-        return MAX_WORDS * self.table.shape[1] + 2
+        return self.words * self.table.shape[1] + 2
 
     def __call__(self, batch: dict[str, Array]) -> Int[Array, "batch length"]:
         words = batch["words"]
@@ -54,6 +69,13 @@ class CaptionTokens:
 
     table: jax.Array  # (examples, length)
 
+    @classmethod
+    def init(
+        cls, captions: Sequence[str], tokenizer: Tokenizer, context: int | None = None
+    ) -> "CaptionTokens":
+        """Rows as long as the longest caption needs, or as ``context``, to which they are cut."""
+        return cls(jnp.asarray(tokenizer(captions, row_length(captions, tokenizer, context))))
+
     @property
     def context(self) -> int:
         return self.table.shape[1]
@@ -73,16 +95,21 @@ class GivenTokens:
 
 
 @struct.dataclass
-class Tokenized:
+class Tokenized(Wrapper):
     """A source whose batches hold "ids" beside the images: what a text encoder reads."""
 
-    source: Source | Batches
+    source: Source  # or, in a call of a training step, what stands in a stream's place
     tokens: WordTokens | CaptionTokens | GivenTokens
 
-    def batch(self, step: int | Int[Array, ""]) -> dict[str, Array]:
-        """The source's batch with its token ids. Traceable."""
-        batch = self.source.batch(step)
+    def transform(self, batch: dict[str, Array]) -> dict[str, Array]:
+        """The batch with its token ids. Traceable."""
         return {**batch, "ids": self.tokens(batch)}
+
+
+def row_length(captions: Sequence[str], tokenizer: Tokenizer, context: int | None) -> int:
+    """Tokens of the longest caption, with start and end, but no more than ``context``."""
+    longest = max(len(tokenizer.encode(text)) for text in captions) + 2
+    return min(longest, context or longest)
 
 
 def some_captions(source: Source) -> list[str]:
@@ -90,52 +117,7 @@ def some_captions(source: Source) -> list[str]:
 
     InputError if the source has none.
     """
-    if source.name == "scenes":
-        steps = -(-SAMPLE // source.batch_size)
-        draw = jax.jit(lambda source, step: source.batch(step)["words"], compiler_options=FEW_RUNS)
-        texts = [text for step in range(steps) for text in source.captions(draw(source, step))]
-        return texts + 2 * list(VOCABULARY)  # some words are needed for two objects alone
-    captions = _sample(source) if isinstance(source, Stream) else source.facts.captions
+    captions = source.sample_captions(SAMPLE)
     if not captions or not any(captions):
         raise InputError(f"{source.name} has no captions: there is no text to learn from")
-    return list(captions)
-
-
-def _sample(stream: Stream) -> list[str] | None:
-    """Captions of evenly spaced records: all, if there are few."""
-    chosen = np.linspace(0, stream.count - 1, min(SAMPLE, stream.count), dtype=np.int64)
-    return stream.captions(chosen)
-
-
-def tokenized(source: Source, tokenizer: Tokenizer, context: int | None = None) -> Tokenized:
-    """The source with the token ids of its captions; ``context`` as of ``tokens_of``.
-
-    Without one, rows of a stream are as long as the longest caption of a sample needs.
-    """
-    if not isinstance(source, Stream):
-        return Tokenized(source, tokens_of(source, tokenizer, context))
-    longest = max(len(tokenizer.encode(text)) for text in some_captions(source)) + 2
-    tokens = GivenTokens(min(longest, context or longest))
-    return Tokenized(source.with_ids(tokenizer, tokens.context), tokens)
-
-
-def tokens_of(
-    source: Source, tokenizer: Tokenizer, context: int | None = None
-) -> WordTokens | CaptionTokens:
-    """A pytree that turns a batch of this source into token ids; ``context`` is the longest row.
-
-    Without one, it is as long as the longest caption needs. Captions in memory that are longer are
-    cut, as the tokenizer cuts them.
-    """
-    if source.name == "scenes":
-        pieces = [tokenizer.encode(word) for word in VOCABULARY]
-        table = np.full((len(pieces), max(map(len, pieces))), -1, np.int32)
-        for row, ids in zip(table, pieces, strict=True):
-            row[: len(ids)] = ids
-        tokens = WordTokens(jnp.asarray(table), tokenizer.start, tokenizer.end)
-        if context is not None and context < tokens.context:
-            raise InputError(f"context={context}: captions of scenes need {tokens.context} tokens")
-        return tokens
-    captions = source.facts.captions
-    longest = max(len(tokenizer.encode(text)) for text in captions) + 2
-    return CaptionTokens(jnp.asarray(tokenizer(captions, min(longest, context or longest))))
+    return captions

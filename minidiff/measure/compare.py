@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from minidiff import plot
 from minidiff.data.factors import FACTORS
-from minidiff.data.sources import captions_of, drawn, open_source
+from minidiff.data.sources import drawn, open_source
 from minidiff.guidance import Conditioned
 from minidiff.likelihood import bits_per_dimension
 from minidiff.measure import judge, metrics
@@ -35,7 +35,7 @@ def captions(data: str, seed: int, split: str, size: int, count: int) -> list[st
     """The first captions of a split: prompts that training never saw, unless the split is train."""
     source = open_source(data, seed=seed, split=split, size=size, batch_size=AT_ONCE)
     steps = range(-(-count // AT_ONCE))
-    said = (captions_of(source, drawn(source, step, "words", "index")) for step in steps)
+    said = (source.captions(drawn(source, step, "words", "index")) for step in steps)
     return [text for texts in said for text in texts][:count]
 
 

@@ -20,8 +20,9 @@ import numpy as np
 
 from minidiff import contrastive, plot, weights
 from minidiff.clip import CLIP, CLIPConfig
-from minidiff.data.sources import Source, captions_of, drawn, open_source
-from minidiff.data.tokens import some_captions, tokenized
+from minidiff.data.kinds import SPECS
+from minidiff.data.sources import Source, check_captions, drawn, open_source
+from minidiff.data.tokens import some_captions
 from minidiff.errors import InputError, naming
 from minidiff.layers import count_parameters
 from minidiff.measure import exam, metrics
@@ -30,7 +31,7 @@ from minidiff.trained.encoder import Encoder
 from minidiff.training.config import TrainConfig, setting
 from minidiff.training.devices import AXES, ONE, Devices
 from minidiff.training.loop import train
-from minidiff.training.needs import check_training
+from minidiff.training.needs import check_training, training_source
 from minidiff.training.run import Run, open_run
 from minidiff.training.state import TrainState
 from minidiff.vit import ViTConfig
@@ -44,7 +45,7 @@ SCORES = "similarity"  # folder of the matrices that were measured on the way
 class Config(TrainConfig):
     """Settings of the two towers and of their training."""
 
-    data: str = setting("scenes", "scenes, digits, [stream:]tfds:NAME or folder:PATH, captioned")
+    data: str = setting("scenes", f"{SPECS}, captioned")
     size: int | None = setting(None, "side of the images; none: what suits the data", low=8)
     patch: int = setting(4, "side of a patch in pixels", low=1, high=64)
     width: int = setting(128, "of both towers", low=8, high=4096)
@@ -160,11 +161,9 @@ def copy(path: str | Path, target: Path, dtype: str | None = None) -> None:
 
 def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = True) -> Run:
     """Train (or go on training) in the folder ``out``; then draw and measure."""
-    source = open_source(
-        config.data, seed=config.seed, size=config.size, batch_size=config.batch_size
-    )
+    source = training_source(config, captioned=True)
     tokenizer = Tokenizer.learn(some_captions(source), config.vocabulary)
-    told = tokenized(source, tokenizer, config.context)
+    told = source.tokenized(tokenizer, config.context)
     shape, context = source.image_shape, told.tokens.context
     clip_config = config.towers(shape, tokenizer, context)
     check_training(lambda key: init(key, clip_config, config.loss), config, shape, devices)
@@ -206,8 +205,9 @@ def held_out(config: Config, source: Source, count: int) -> tuple[np.ndarray, li
     test = open_source(
         config.data, seed=config.seed, split="test", size=source.image_shape[0], batch_size=count
     )
+    check_captions(test)
     batch = drawn(test, 0)
-    return np.asarray(batch["image"]), captions_of(test, batch)
+    return np.asarray(batch["image"]), test.captions(batch)
 
 
 def similarity(encoder: Encoder, images: np.ndarray, texts: list[str]) -> np.ndarray:
@@ -242,7 +242,7 @@ def write_report(folder: Run, config: Config, encoder: Encoder, source: Source) 
         "temperature": lines[-1]["temperature"],
         "training_seconds": lines[-1]["seconds"],
     }
-    if source.name == "scenes":
+    if source.factors:
         report |= {
             "zero_shot": exam.zero_shot(encoder, config.seed, 2 * config.report_count),
             "recall": exam.retrieval(encoder, config.seed, config.report_count),

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 from minidiff import plot
-from minidiff.data.sources import Source, open_source
+from minidiff.data.sources import Source
 from minidiff.errors import naming
 from minidiff.layers import count_parameters
 from minidiff.measure import judge
@@ -20,7 +20,7 @@ from minidiff.noising import noise_loss
 from minidiff.trained.diffusion import OBJECTIVES, Config, Diffusion, draw
 from minidiff.training.devices import ONE, Devices
 from minidiff.training.loop import train
-from minidiff.training.needs import check_training
+from minidiff.training.needs import check_training, training_source
 from minidiff.training.run import Run, open_run
 from minidiff.training.state import Loss, TrainState
 from minidiff.unet import UNet
@@ -109,11 +109,9 @@ def make_loss(config: Config) -> Loss:
 
 def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = True) -> Run:
     """Train (or go on training) in the folder ``out``; then sample, draw and measure."""
-    source = open_source(
-        config.data, seed=config.seed, size=config.size, batch_size=config.batch_size
-    )
+    source = training_source(config)
     shape = source.image_shape
-    if source.name == "scenes":
+    if source.factors:
         judge.check_images(shape)  # before anything is trained, not after
     unet_config = config.unet(shape)
     check_training(lambda key: UNet.init(key, unet_config), config, shape, devices)
@@ -160,7 +158,7 @@ def write_report(folder: Run, config: Config, model: Diffusion, source: Source) 
         "training_seconds": lines[-1]["seconds"],
         "samples": {"mean": float(made.mean()), "std": float(made.std())},
     }
-    if source.name == "scenes":
+    if source.factors:
         report["judge"] = judge.report(judge.load_judge(), made, config.seed)
     folder.write_json("report.json", report)
     folder.write_text("report.md", _report_text(report))

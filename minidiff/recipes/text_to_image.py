@@ -18,8 +18,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from minidiff import plot
-from minidiff.data.sources import Source, open_source
-from minidiff.data.tokens import Tokenized, tokenized
+from minidiff.data.sources import Source, Wrapper
 from minidiff.errors import InputError, naming
 from minidiff.guidance import Conditioned
 from minidiff.layers import count_parameters
@@ -34,7 +33,7 @@ from minidiff.trained.encoder import Encoder
 from minidiff.training.config import setting
 from minidiff.training.devices import ONE, Devices
 from minidiff.training.loop import train
-from minidiff.training.needs import check_training
+from minidiff.training.needs import check_training, training_source
 from minidiff.training.run import Run, open_run
 from minidiff.training.state import TrainState
 from minidiff.unet import Condition, UNet, UNetConfig
@@ -96,16 +95,15 @@ MINUTES = {"cpu": 13.0}
 
 
 @struct.dataclass
-class Told:
+class Told(Wrapper):
     """A source whose batches hold "condition", what CLIP makes of the captions, and "null", of none."""
 
-    source: Tokenized
+    source: Source  # with token ids
     text: TextTransformer
     null: Condition  # a batch of one
 
-    def batch(self, step):
-        """The source's batch with what the network is told. Traceable."""
-        batch = self.source.batch(step)
+    def transform(self, batch):
+        """The batch with what the network is told. Traceable."""
         return {**batch, "condition": read_ids(self.text, batch["ids"]), "null": self.null}
 
 
@@ -138,11 +136,9 @@ def load(path: str | Path) -> Diffusion:
 
 def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = True) -> Run:
     """Train (or go on training) in the folder ``out``; then sample, draw and measure."""
-    source = open_source(
-        config.data, seed=config.seed, size=config.size, batch_size=config.batch_size
-    )
+    source = training_source(config, captioned=True)
     shape = source.image_shape
-    if source.name == "scenes":
+    if source.factors:
         judge.check_images(shape)  # before anything is trained, not after
     without_text = config.unet(shape)  # what is wrong is told before anything is written
     check_training(lambda key: UNet.init(key, without_text), config, shape, devices)
@@ -150,7 +146,7 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
         clip.load(config.encoder)
     folder = open_run(out, "text_to_image", config, devices, image_shape=list(shape))
     encoder = _encoder(folder, config, progress)
-    told = tokenized(source, encoder.tokenizer, encoder.context)
+    told = source.tokenized(encoder.tokenizer, encoder.context)
     schedule, weight = config.noise_schedule(), config.step_weight()
 
     def model(unet: UNet) -> Diffusion:
@@ -212,7 +208,7 @@ def write_report(folder: Run, config: Config, model: Diffusion, source: Source) 
         "scale": config.scale,
     }
     figures, side = {}, source.image_shape[0]
-    if source.name == "scenes":
+    if source.factors:
         prompts = {
             split: captions(config.data, config.seed, split, side, config.report_count)
             for split in ("test", "unseen")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from minidiff import weights
+from minidiff.data.kinds import SPECS
 from minidiff.errors import InputError
 from minidiff.guidance import ClassifierFree, ClipX0, Conditioned, FromV, FromVelocity, FromX0
 from minidiff.noising import (
@@ -55,7 +56,7 @@ MOST_LEVELS = 12
 class Config(TrainConfig):
     """Settings that every diffusion model has."""
 
-    data: str = setting("scenes", "scenes, digits, [stream:]tfds:NAME or folder:PATH")
+    data: str = setting("scenes", SPECS)
     size: int | None = setting(None, "side of the images; none: what suits the data", low=8)
     channels: tuple[int, ...] = setting((64, 96), "of the U-Net's levels, finest first")
     blocks: int = setting(1, "ResBlocks per level", low=1, high=8)

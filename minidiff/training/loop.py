@@ -1,5 +1,6 @@
 """Training from the last checkpoint to the end, on one device or many, until something stops it."""
 
+import contextlib
 import json
 import signal
 import time
@@ -9,7 +10,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from minidiff.errors import InputError
+from minidiff.data.sources import Source, known_problems
+from minidiff.data.stream import feed
+from minidiff.errors import InputError, complain
 from minidiff.runtime import FEW_RUNS
 from minidiff.training.config import TrainConfig
 from minidiff.training.interrupts import Interrupts, Stopped
@@ -31,7 +34,7 @@ def train(
     config: TrainConfig,
     init: Callable,
     loss: Callable,
-    source: object,
+    source: Source,
     *,
     on_picture: Callable[[TrainState, int], None] = lambda state, step: None,
     constrain: Callable[[object], object] = lambda model: model,
@@ -43,7 +46,7 @@ def train(
         run: from ``open_run``; its devices share the work.
         init: ``init(key)`` draws the model.
         loss: ``loss(key, model, batch)``; what it logs goes to metrics.jsonl.
-        source: answers ``batch(step)``.
+        source: of the batches; what is known to be wrong with it is told on standard error.
         on_picture: called at step 0 and every ``config.picture_every`` steps, not at the end, by the
             process that writes.
         constrain: brings a model that a step has moved back to where it may be.
@@ -95,8 +98,22 @@ def train(
 
     if begun == 0 and config.picture_every:
         picture(state, 0)
+    if run.writes:
+        for problem in known_problems(source):
+            complain(f"problem of {source.name}: {problem}")
     began, stride = time.monotonic(), config.steps_per_call
+    process, processes = devices.part
+    fed = feed(
+        source,
+        begun,
+        stride,
+        config.steps,
+        process=process,
+        processes=processes,
+        place=devices.place_rows,
+    )
     with (
+        contextlib.closing(fed),
         tqdm(
             total=config.steps,
             initial=begun,
@@ -106,9 +123,7 @@ def train(
         Saver(run, config.keep) as saver,
         Interrupts() as interrupts,
     ):
-        calls = fit(
-            step_key, state, source, train_step, config.steps, steps=stride, devices=devices
-        )
+        calls = fit(step_key, state, fed, train_step, config.steps)
         for state, metrics in calls:
             step = int(state.step)
             means = {name: float(np.mean(values)) for name, values in metrics.items()}

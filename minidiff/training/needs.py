@@ -1,4 +1,4 @@
-"""Whether a training can fit the memory, told before its folder is made."""
+"""Whether a training has what it needs, data and memory, told before its folder is made."""
 
 import math
 from collections.abc import Callable
@@ -6,10 +6,24 @@ from collections.abc import Callable
 import jax
 
 from minidiff import memory
+from minidiff.data.sources import Source, check_captions, open_source
 from minidiff.training.config import TrainConfig
 from minidiff.training.devices import ONE, Devices
 
 COPIES = 4  # of the weights: model, average, and what AdamW keeps
+
+
+def training_source(config: TrainConfig, *, captioned: bool = False) -> Source:
+    """The source that the settings name (``data``, ``size``, ``seed``, ``batch_size``).
+
+    InputError where it cannot be opened and, if it must be ``captioned``, where a caption is missing.
+    """
+    source = open_source(
+        config.data, seed=config.seed, size=config.size, batch_size=config.batch_size
+    )
+    if captioned:
+        check_captions(source)
+    return source
 
 
 def check_training(

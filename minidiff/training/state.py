@@ -1,6 +1,6 @@
 """Training is a state and a step: the whole state is one pytree, the step one compiled program."""
 
-import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 
 import jax
@@ -10,7 +10,6 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-from minidiff.data.stream import feed
 from minidiff.training.devices import ONE, Devices
 from minidiff.training.muon import scale_by_muon
 
@@ -121,7 +120,8 @@ def make_train_step(
 
     The batch of each step is ``source.batch(step)``, drawn inside the program. ``metrics`` holds
     "loss", "gradient_norm" and what the loss logs, each (steps,). The state given in is donated:
-    keep the returned one.
+    keep the returned one. ValueError, before anything is computed, for a source that holds the
+    batches of another number of ``steps`` (``minidiff.data.stream.feed``).
     """
 
     def one_step(key, state, source):
@@ -140,6 +140,10 @@ def make_train_step(
         return devices.keep(TrainState(state.step + 1, model, ema, opt_state)), metrics
 
     def train_step(key, state, source):
+        held = getattr(source, "steps", steps)
+        if held != steps:
+            raise ValueError(f"a call takes {steps} steps, and was fed the batches of {held}")
+
         def body(state, _):
             return one_step(key, state, source)
 
@@ -154,31 +158,15 @@ def fit(
     source: object,
     train_step: Callable,
     until: int,
-    *,
-    steps: int = 1,
-    devices: Devices = ONE,
 ) -> Iterator[tuple[TrainState, dict[str, jax.Array]]]:
     """Yield (state, metrics) after each call of ``train_step``, until ``until`` steps are taken.
 
     The caller owns logging, pictures and checkpoints. The state that was yielded is donated when the
-    generator goes on: copy what you want to keep. ``steps`` is how many a call takes, which must be
-    told for a source that is read while it is used (``minidiff.data.stream``), of which every
-    process of ``devices`` reads the rows that it holds.
+    generator goes on: copy what you want to keep. ``source`` answers ``batch(step)``; or it is an
+    iterator of such, one for each call, as ``minidiff.data.stream.feed`` makes for a source that is
+    read while it is used.
     """
-    process, processes = devices.part
-    calls = feed(
-        source,
-        int(state.step),
-        steps,
-        until,
-        process=process,
-        processes=processes,
-        place=devices.place_rows,
-    )
-    with contextlib.closing(calls):
-        while int(state.step) < until:
-            given = next(calls)
-            state, metrics = train_step(key, state, given)
-            if given is not source and len(metrics["loss"]) != steps:
-                raise ValueError(f"a call took {len(metrics['loss'])} steps, fit was told {steps}")
-            yield state, metrics
+    sources = source if isinstance(source, Iterator) else itertools.repeat(source)
+    while int(state.step) < until:
+        state, metrics = train_step(key, state, next(sources))
+        yield state, metrics
