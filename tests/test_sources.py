@@ -3,18 +3,23 @@
 import json
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minidiff.data import kinds
 from minidiff.data.arrays import ArraySource, Facts, shuffled
 from minidiff.data.describe import describe
-from minidiff.data.sources import open_source
+from minidiff.data.kinds import SPECS
+from minidiff.data.sources import Source, Wrapper, drawn, open_source
 from minidiff.errors import InputError
+from minidiff.tokenizer import Tokenizer
 
 
 @jax.jit
@@ -197,6 +202,83 @@ def test_every_source_serves_batches_and_captions(spec):
     if spec == "digits":
         names = source.facts.class_names
         assert captions == [f"the digit {names[label]}" for label in batch["label"]]
+
+
+# Each answers for itself
+
+
+@struct.dataclass
+class Halved(Wrapper):
+    source: Source
+
+    @property
+    def image_shape(self):
+        height, width, channels = self.source.image_shape
+        return height // 2, width // 2, channels
+
+    def transform(self, batch):
+        return {**batch, "image": batch["image"][:, ::2, ::2]}
+
+
+@pytest.mark.parametrize("spec", ["digits", "scenes"])
+def test_sources_and_what_is_made_of_them_answer_every_question(spec):
+    source = open_source(spec, size=8, batch_size=4)
+    tokenizer = Tokenizer.from_merges(())
+    halved = Halved(source)
+    for each in (source, source.tokenized(tokenizer), halved, halved.tokenized(tokenizer)):
+        assert isinstance(each, Source)
+        assert (each.name, each.batch_size, each.count) == (spec, 4, source.count)
+        assert each.class_names == source.class_names
+        assert each.factors == source.factors
+        assert each.sample_captions(3) == source.sample_captions(3)
+    assert (source.factors is None, source.class_names is None) == (
+        (True, False) if spec == "digits" else (False, True)
+    )
+
+
+def test_a_source_made_of_another_changes_what_it_says_and_nothing_else():
+    source = open_source("digits", size=8, batch_size=4)
+    told = Halved(source).tokenized(Tokenizer.from_merges(()))
+    plain, batch = drawn(source.tokenized(Tokenizer.from_merges(())), 3), drawn(told, 3)
+    assert batch["image"].shape == (4, *told.image_shape) == (4, 4, 4, 1)
+    np.testing.assert_array_equal(batch["image"], plain["image"][:, ::2, ::2])
+    for name in ("ids", "label", "index"):
+        np.testing.assert_array_equal(batch[name], plain[name])
+    assert told.captions(batch) == source.captions(plain)
+    assert describe(told)["image_shape"] == [4, 4, 1]
+
+
+def test_a_module_and_a_line_in_the_table_make_a_source(monkeypatch):
+    module = types.ModuleType("minidiff.data.attic")
+    source, asked = open_source("scenes"), []
+    module.attic_source = lambda rest, **settings: asked.append((rest, settings)) or source
+    monkeypatch.setitem(sys.modules, "minidiff.data.attic", module)
+    monkeypatch.setitem(kinds.KINDS, "attic:BOX", "attic:attic_source")
+    settings = {"seed": 3, "split": "test", "size": None, "batch_size": 5}
+    assert open_source("attic:old toys", **settings) is source
+    assert asked == [("old toys", settings)]
+    with pytest.raises(InputError, match="unknown data 'attic:'"):
+        open_source("attic:")
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    def attic_source(rest, **settings):
+        import nowhere_to_be_found.at_all  # noqa: F401
+
+    module = types.ModuleType("minidiff.data.attic")
+    module.attic_source = attic_source
+    monkeypatch.setitem(sys.modules, "minidiff.data.attic", module)
+    monkeypatch.setitem(kinds.KINDS, "attic", "attic:attic_source")
+    with pytest.raises(InputError, match="'attic' needs the package nowhere_to_be_found, ") as told:
+        open_source("attic")
+    assert "\n" not in str(told.value)
+    monkeypatch.setitem(kinds.KINDS, "attic", "cellar:cellar_source")
+    with pytest.raises(ModuleNotFoundError):  # a fault of ours, not of the user
+        open_source("attic")
+
+
+def test_the_table_is_what_is_told():
+    assert SPECS == ("scenes, digits, tfds:NAME, tfds:NAME:SPLIT, stream:tfds:NAME or folder:PATH")
 
 
 # describe

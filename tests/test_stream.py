@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minidiff.cli import main
-from minidiff.data import builders, folder, tokens
+from minidiff.data import builders, folder, records, tokens
 from minidiff.data import stream as streams
 from minidiff.data.arrays import shuffled
 from minidiff.data.describe import describe
-from minidiff.data.sources import drawn, open_source
+from minidiff.data.sources import check_captions, drawn, open_source
 from minidiff.data.stream import AHEAD, Stream, feed
 from minidiff.data.tokens import some_captions
 from minidiff.errors import InputError
@@ -412,6 +412,21 @@ def test_without_captions_there_is_nothing_to_learn(monkeypatch):
     assert stream.captions(stream.batch(0)) is None
     with pytest.raises(InputError, match="tfds:noise/raw has no captions"):
         some_captions(stream)
+
+
+@pytest.mark.parametrize("prefix", ["", "stream:"])
+def test_records_without_a_caption_are_named(monkeypatch, prefix):
+    said = open_source("tfds:noise/raw").facts.captions
+    bad = [f"record {number}" for number, text in enumerate(said) if text.startswith("red")]
+    clean = records.clean
+    monkeypatch.setattr(records, "clean", lambda x: "" if x.startswith("red") else clean(x))
+    source = open_source(f"{prefix}tfds:noise/raw")
+    assert list(source.uncaptioned()) == bad
+    message = (
+        rf"tfds:noise/raw: {len(bad)} image\(s\) without a caption, .*: {', '.join(bad[:3])} and"
+    )
+    with pytest.raises(InputError, match=message):
+        check_captions(source)
 
 
 # Training

@@ -107,10 +107,6 @@ class ArraySource:
     def problems(self) -> tuple[str, ...]:
         return self.facts.problems
 
-    @property
-    def uncaptioned(self) -> tuple[str, ...]:
-        return self.facts.uncaptioned
-
     def batch(self, step: int | Int[Array, ""]) -> dict[str, Array]:
         """Batch number ``step``: a dict as from ``examples``. Traceable.
 
@@ -147,6 +143,10 @@ class ArraySource:
     def sample_captions(self, count: int) -> list[str] | None:
         """All captions, however many are asked for."""
         return self.facts.captions and list(self.facts.captions)
+
+    def uncaptioned(self) -> tuple[str, ...]:
+        """Images without a caption, of this split or another, as whoever read them says."""
+        return self.facts.uncaptioned
 
     def tokenized(self, tokenizer: Tokenizer, context: int | None = None) -> Tokenized:
         """This source, with its captions as a table of token ids."""

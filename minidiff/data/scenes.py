@@ -196,7 +196,6 @@ class SceneSource:
     class_names: ClassVar[None] = None
     factors: ClassVar[Mapping[str, tuple[str, ...]]] = FACTORS
     problems: ClassVar[tuple[str, ...]] = ()
-    uncaptioned: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self):
         _check_split(self.split)
@@ -238,6 +237,10 @@ class SceneSource:
         steps = -(-count // self.batch_size)
         said = [self.captions(drawn(self, step, "words")) for step in range(steps)]
         return [text for texts in said for text in texts] + 2 * list(VOCABULARY)
+
+    def uncaptioned(self) -> tuple[str, ...]:
+        """None: each says something of its scene."""
+        return ()
 
     def tokenized(self, tokenizer: Tokenizer, context: int | None = None) -> Tokenized:
         """This source, with token ids made of words inside the program.

@@ -62,10 +62,6 @@ class Source(Protocol):
     def problems(self) -> tuple[str, ...]:
         """Remarks made while opening it, each worth a line to the user."""
 
-    @property
-    def uncaptioned(self) -> tuple[str, ...]:
-        """The names of examples that have no caption, of those that were looked at."""
-
     def batch(self, step: int | Int[Array, ""]) -> dict[str, Array]:
         """Batch number ``step``, as of ``examples``."""
 
@@ -81,6 +77,9 @@ class Source(Protocol):
 
     def sample_captions(self, count: int) -> list[str] | None:
         """Texts for a tokenizer to learn from: all captions, or ``count`` or a few more of many."""
+
+    def uncaptioned(self) -> tuple[str, ...]:
+        """The names of examples that have no caption, of those that can be looked at in seconds."""
 
     def tokenized(self, tokenizer: Tokenizer, context: int | None = None) -> "Source":
         """The source whose batches also hold "ids" (batch, context), what a text encoder reads.
@@ -113,11 +112,11 @@ class Wrapper:
     class_names = _asked_of_source("class_names")
     factors = _asked_of_source("factors")
     problems = _asked_of_source("problems")
-    uncaptioned = _asked_of_source("uncaptioned")
     traceable = _asked_of_source("traceable")
     steps = _asked_of_source("steps")  # only what ``feed`` puts there has any
     captions = _asked_of_source("captions")
     sample_captions = _asked_of_source("sample_captions")
+    uncaptioned = _asked_of_source("uncaptioned")
 
     def batch(self, step: int | Int[Array, ""]) -> dict[str, Array]:
         """The source's batch, transformed."""
@@ -160,6 +159,8 @@ def open_source(
         return opens(rest, seed=seed, split=split, size=size, batch_size=batch_size)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
+        if package in ("", "minidiff"):  # a fault of ours
+            raise
         raise InputError(
             f"data {spec!r} needs the package {package}, which is not installed: "
             f"pip install {package}"
@@ -176,7 +177,7 @@ def check_captions(source: Source) -> None:
     """InputError, before the work, where a text encoder would find an image without a caption."""
     if source.sample_captions(1) is None:
         raise InputError(f"{source.name} has no captions: there is no text to learn from")
-    if missing := source.uncaptioned:
+    if missing := source.uncaptioned():
         raise InputError(
             f"{source.name}: {len(missing)} image(s) without a caption, and here each needs one: "
             f"{first_few(missing)}"

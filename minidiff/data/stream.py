@@ -20,7 +20,7 @@ from jaxtyping import Array, Int, UInt32
 
 from minidiff.data.arrays import Arrays, encipher, round_keys, to_float
 from minidiff.data.records import Records
-from minidiff.data.tokens import SAMPLE, GivenTokens, Tokenized, row_length
+from minidiff.data.tokens import SAMPLE, GivenTokens, Tokenized, row_length, some_captions
 from minidiff.errors import InputError
 from minidiff.tokenizer import Tokenizer
 
@@ -100,13 +100,6 @@ class Stream:
     def class_names(self) -> tuple[str, ...] | None:
         return self.records.class_names
 
-    @property
-    def uncaptioned(self) -> tuple[str, ...]:
-        """Which of evenly spaced records have no caption; to look at all may take hours."""
-        numbers = self._spaced(SAMPLE)
-        found = zip(numbers, self._captions(numbers) or [], strict=False)
-        return tuple(f"record {number}" for number, caption in found if not caption)
-
     def batch(self, step: int) -> dict[str, Arrays]:
         """Batch number ``step``, as from ``examples``."""
         return self.examples(self.order(step, 1)[0])
@@ -124,12 +117,18 @@ class Stream:
         """Captions of evenly spaced records: all, if there are few."""
         return self._captions(self._spaced(count))
 
+    def uncaptioned(self) -> tuple[str, ...]:
+        """Which of evenly spaced records have no caption; to look at all may take hours."""
+        numbers = self._spaced(SAMPLE)
+        found = zip(numbers, self._captions(numbers) or [], strict=False)
+        return tuple(f"record {number}" for number, caption in found if not caption)
+
     def tokenized(self, tokenizer: Tokenizer, context: int | None = None) -> Tokenized:
         """This stream, with the token ids of the captions in its batches; longer ones are cut.
 
         Without ``context`` rows are as long as the longest caption of a sample needs.
         """
-        tokens = GivenTokens(row_length(self.sample_captions(SAMPLE), tokenizer, context))
+        tokens = GivenTokens(row_length(some_captions(self), tokenizer, context))
         told = dataclasses.replace(self, tokenizer=tokenizer, context=tokens.context)
         return Tokenized(told, tokens)
 

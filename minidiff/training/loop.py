@@ -34,7 +34,7 @@ def train(
     config: TrainConfig,
     init: Callable,
     loss: Callable,
-    source: Source,
+    source: object,
     *,
     on_picture: Callable[[TrainState, int], None] = lambda state, step: None,
     constrain: Callable[[object], object] = lambda model: model,
@@ -46,7 +46,8 @@ def train(
         run: from ``open_run``; its devices share the work.
         init: ``init(key)`` draws the model.
         loss: ``loss(key, model, batch)``; what it logs goes to metrics.jsonl.
-        source: of the batches; what is known to be wrong with it is told on standard error.
+        source: answers ``batch(step)``. What a ``Source`` knows to be wrong with it is told on
+            standard error.
         on_picture: called at step 0 and every ``config.picture_every`` steps, not at the end, by the
             process that writes.
         constrain: brings a model that a step has moved back to where it may be.
@@ -98,7 +99,7 @@ def train(
 
     if begun == 0 and config.picture_every:
         picture(state, 0)
-    if run.writes:
+    if run.writes and isinstance(source, Source):
         for problem in known_problems(source):
             complain(f"problem of {source.name}: {problem}")
     began, stride = time.monotonic(), config.steps_per_call
