@@ -167,12 +167,12 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
     shape, context = source.image_shape, told.tokens.context
     clip_config = config.towers(shape, tokenizer, context)
     check_training(lambda key: init(key, clip_config, config.loss), config, shape, devices)
+    shown = held_out(config, source, SHOWN)
     facts = {"image_shape": list(shape), "context": context}
     folder = open_run(out, "clip", config, devices, **facts)
     if folder.writes:
         tokenizer.save(folder.path / "tokenizer")
         (folder.path / SCORES).mkdir(exist_ok=True)
-    shown = held_out(config, source, SHOWN)
 
     def loss(key, clip, batch):
         value = pair_loss(clip, batch["image"], batch["ids"], devices)
