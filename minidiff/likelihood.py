@@ -18,8 +18,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from minidiff.noising import Denoiser, Schedule
-from minidiff.sampling import sample_noise, without_functions
+from minidiff.compiled import without_functions
+from minidiff.noising import Denoiser
+from minidiff.sampling import sample_noise
+from minidiff.schedules import Schedule
 from minidiff.solvers import euler_step, heun_step
 
 

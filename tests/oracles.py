@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from minidiff.noising import Schedule, add_noise, linear_schedule
+from minidiff.noising import add_noise
+from minidiff.schedules import Schedule, linear_schedule
 
 SHAPE = (8, 2048)  # 16,384 values at the price of eight keys: an ideal denoiser works elementwise
 COUNT = math.prod(SHAPE)

@@ -15,11 +15,13 @@ from minidiff.data.captions import VOCABULARY
 from minidiff.errors import InputError
 from minidiff.measure.judge import real_scenes
 from minidiff.measure.showcase import pictures
-from minidiff.noising import cosine_schedule, noise_loss
+from minidiff.noising import noise_loss
+from minidiff.schedules import cosine_schedule
 from minidiff.text import TextConfig, Tokenizer
 from minidiff.trained import diffusion
-from minidiff.trained.diffusion import Config, Diffusion, draw
+from minidiff.trained.diffusion import Diffusion, draw
 from minidiff.trained.encoder import Encoder
+from minidiff.training.diffusion import Config
 from minidiff.unet import UNet, UNetConfig
 from minidiff.vit import ViTConfig
 from minidiff.weights import save_unet, write_scheduler

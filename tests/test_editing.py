@@ -10,10 +10,11 @@ from flax import struct
 from hypothesis import given
 
 from minidiff import editing
-from minidiff.editing import image_to_image, inpaint, lerp, slerp, truncate
+from minidiff.editing import image_to_image, inpaint, lerp, slerp
 from minidiff.errors import InputError
-from minidiff.noising import Schedule, add_noise, linear_schedule
+from minidiff.noising import add_noise
 from minidiff.sampling import ddim_sample, ddpm_sample, sample_noise
+from minidiff.schedules import Schedule, linear_schedule, truncate
 from minidiff.solvers import ode_sample
 
 KEY = jax.random.key(0)

@@ -17,19 +17,12 @@ from minidiff.guidance import (
     ClipX0,
     Conditioned,
     DynamicThreshold,
-    FromV,
-    FromVelocity,
     Inpaint,
 )
-from minidiff.noising import (
-    add_noise,
-    cosine_schedule,
-    flow_schedule,
-    linear_schedule,
-    predict_x0,
-    to_v,
-)
+from minidiff.noising import add_noise, predict_x0, to_v
+from minidiff.objectives import FromV, FromVelocity
 from minidiff.sampling import ddim_sample, ddpm_sample, sample_noise
+from minidiff.schedules import cosine_schedule, flow_schedule, linear_schedule
 from minidiff.solvers import ode_sample
 
 pytestmark = pytest.mark.usefixtures("optimized")  # bounds of a few roundings

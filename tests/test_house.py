@@ -276,7 +276,8 @@ def test_modules_load_when_first_used():
 
 
 def test_shapes_are_checked_while_tests_run():
-    from minidiff.noising import add_noise, linear_schedule
+    from minidiff.noising import add_noise
+    from minidiff.schedules import linear_schedule
 
     schedule, images = linear_schedule(), jnp.zeros((2, 4, 4, 3))
     add_noise(schedule, images, jnp.array([0, 1]), images)

@@ -9,18 +9,18 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from minidiff.clip import CLIP, CLIPConfig
+from minidiff.clip import CLIP, CLIPConfig, ClipScore
 from minidiff.data.scenes import SceneSource
 from minidiff.data.tokens import Tokenized, tokens_of
-from minidiff.guidance import ClassifierFree, ClipGuided, ClipX0, Conditioned, FromV
+from minidiff.guidance import ClassifierFree, ClipGuided, ClipX0, Conditioned, hide
 from minidiff.kernels.platform import assume
-from minidiff.measure.showcase import ClipScore
-from minidiff.noising import cosine_schedule, noise_loss
+from minidiff.noising import noise_loss
+from minidiff.objectives import FromV
 from minidiff.recipes.clip import init, pair_loss
-from minidiff.recipes.text_to_image import hide
 from minidiff.sampling import ddim_sample, ddpm_sample
+from minidiff.schedules import cosine_schedule
+from minidiff.solvers import SAMPLERS
 from minidiff.text import TextConfig, Tokenizer
-from minidiff.trained.diffusion import SAMPLERS
 from minidiff.training.state import TrainState, cast, make_optimizer, make_train_step
 from minidiff.unet import Condition, UNet, UNetConfig
 from minidiff.vit import ViTConfig

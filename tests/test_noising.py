@@ -12,15 +12,12 @@ from hypothesis import given, settings
 from jaxtyping import TypeCheckError
 
 from minidiff import noising
-from minidiff.noising import (
+from minidiff.noising import add_noise, from_v, noise_step, to_v
+from minidiff.schedules import (
     Schedule,
-    add_noise,
     cosine_schedule,
     flow_schedule,
-    from_v,
     linear_schedule,
-    noise_step,
-    to_v,
     zero_terminal_snr,
 )
 

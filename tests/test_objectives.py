@@ -10,16 +10,9 @@ from hypothesis import given, settings
 from jaxtyping import TypeCheckError
 
 from minidiff import objectives
-from minidiff.guidance import FromV, FromVelocity, FromX0
-from minidiff.noising import (
-    add_noise,
-    cosine_schedule,
-    flow_schedule,
-    linear_schedule,
-    noise_loss,
-    to_v,
-    zero_terminal_snr,
-)
+from minidiff.noising import add_noise, noise_loss, to_v
+from minidiff.objectives import FromV, FromVelocity, FromX0
+from minidiff.schedules import cosine_schedule, flow_schedule, linear_schedule, zero_terminal_snr
 
 SCHEDULE = linear_schedule(50, 1e-3, 0.3)
 OBJECTIVES = ("eps", "x0", "v", "velocity")

@@ -14,15 +14,8 @@ from jaxtyping import TypeCheckError
 
 from minidiff import sampling
 from minidiff.guidance import ClipX0
-from minidiff.noising import cosine_schedule, linear_schedule
-from minidiff.sampling import (
-    ddim_sample,
-    ddpm_sample,
-    respace,
-    reverse_step,
-    sample_noise,
-    timesteps,
-)
+from minidiff.sampling import ddim_sample, ddpm_sample, reverse_step, sample_noise
+from minidiff.schedules import cosine_schedule, linear_schedule, respace, timesteps
 
 
 def check_respace(m):

@@ -10,16 +10,9 @@ from jaxtyping import TypeCheckError
 from oracles import KEY, Ideal
 
 from minidiff import solvers
-from minidiff.noising import cosine_schedule, linear_schedule
 from minidiff.sampling import ddim_sample, sample_noise
-from minidiff.solvers import (
-    ancestral_step,
-    dpm_solver_step,
-    euler_step,
-    heun_step,
-    ode_sample,
-    sigmas,
-)
+from minidiff.schedules import cosine_schedule, linear_schedule, sigmas
+from minidiff.solvers import ancestral_step, dpm_solver_step, euler_step, heun_step, ode_sample
 
 MEAN, STD = 0.7, 0.5
 METHODS = ("euler", "heun", "dpm++")  # that solve the equation

@@ -13,8 +13,9 @@ from safetensors.numpy import load_file
 
 from minidiff import sampling, solvers
 from minidiff.errors import InputError
-from minidiff.guidance import ClipX0, FromV, FromX0
+from minidiff.guidance import ClipX0
 from minidiff.noising import predict_x0
+from minidiff.objectives import FromV, FromX0
 from minidiff.weights.scheduler import CLASSES, NAME, Scheduler, read_scheduler, write_scheduler
 
 GOLDEN = Path(__file__).parent / "golden/schedulers"

@@ -24,13 +24,14 @@ from minidiff import checks, guidance, plot
 from minidiff.checks.guidance import Clouds
 from minidiff.data.factors import COLOURS, FACTORS, SUBJECTS
 from minidiff.data.scenes import UNSEEN_PAIRS
-from minidiff.guidance import ClassifierFree, ClipX0, DynamicThreshold, FromV
+from minidiff.guidance import ClassifierFree, ClipX0, DynamicThreshold
 from minidiff.lesson import Lesson
 from minidiff.measure import compare, judge, showcase
-from minidiff.noising import cosine_schedule
+from minidiff.objectives import FromV
 from minidiff.plot import guidance as draw
 from minidiff.recipes import text_to_image
 from minidiff.sampling import ddim_sample
+from minidiff.schedules import cosine_schedule
 from minidiff.trained import diffusion
 
 lesson = Lesson("10_guidance")

@@ -7,15 +7,8 @@ from jaxtyping import Array, Float, Int
 
 from minidiff.checks.exercise import Exercise, normal
 from minidiff.guidance import ClassifierFree, ClipGuided, ClipX0, Conditioned
-from minidiff.noising import (
-    Schedule,
-    at,
-    cosine_schedule,
-    linear_schedule,
-    predict_eps,
-    predict_x0,
-    signal_and_noise,
-)
+from minidiff.noising import at, predict_eps, predict_x0, signal_and_noise
+from minidiff.schedules import Schedule, cosine_schedule, linear_schedule
 
 
 @struct.dataclass

@@ -15,8 +15,8 @@ from minidiff.data.sources import captions_of, drawn, open_source
 from minidiff.guidance import Conditioned
 from minidiff.likelihood import bits_per_dimension
 from minidiff.measure import judge, metrics
-from minidiff.sampling import Spacing
-from minidiff.trained.diffusion import OBJECTIVES, Diffusion, draw
+from minidiff.schedules import Spacing
+from minidiff.trained.diffusion import Diffusion, draw
 
 SHOWN = 6  # prompts in a sweep
 AT_ONCE = 256  # captions drawn per call
@@ -85,9 +85,8 @@ def bits(model: Diffusion, seed: int, count: int = 32, probes: int = 4) -> dict[
     model = dataclasses.replace(model, limits=None)
     denoisers = {"untold": model.denoiser([""] * count)}
     if model.takes_text:
-        told = model.condition(captions("scenes", seed, "test", side, count))
-        network = OBJECTIVES[model.objective](model.unet, model.schedule)
-        denoisers["told"] = Conditioned(network, told)
+        texts = captions("scenes", seed, "test", side, count)
+        denoisers["told"] = Conditioned(model.plain, model.condition(texts))
     measure = jax.jit(partial(bits_per_dimension, probes=probes))
     key = jax.random.key(seed)
     return {
