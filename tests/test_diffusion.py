@@ -16,9 +16,9 @@ from minidiff.errors import InputError
 from minidiff.measure.judge import real_scenes
 from minidiff.measure.showcase import pictures
 from minidiff.noising import noise_loss
-from minidiff.schedules import cosine_schedule
+from minidiff.objectives import OBJECTIVES, as_denoiser
+from minidiff.schedules import SCHEDULES, cosine_schedule
 from minidiff.text import TextConfig, Tokenizer
-from minidiff.trained import diffusion
 from minidiff.trained.diffusion import Diffusion, draw
 from minidiff.trained.encoder import Encoder
 from minidiff.training.diffusion import Config
@@ -65,14 +65,14 @@ def told():
     )
 
 
-@pytest.mark.parametrize("objective", list(diffusion.OBJECTIVES))
-@pytest.mark.parametrize("schedule", list(diffusion.SCHEDULES))
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+@pytest.mark.parametrize("schedule", list(SCHEDULES))
 def test_every_objective_has_its_error_with_every_schedule(objective, schedule):
     config = Config(
         objective=objective, schedule=schedule, zero_snr=True, timesteps=20, sample_steps=4
     )
     model = Diffusion.of(config, UNet.init(KEY, PLAIN), SHAPE)
-    denoiser = diffusion.OBJECTIVES[objective](model.unet, model.schedule)
+    denoiser = as_denoiser(objective, model.network, model.schedule)
     x0 = jax.random.normal(KEY, (4, *SHAPE))
     weight = config.step_weight()
     loss = jax.jit(lambda d: noise_loss(KEY, d, model.schedule, x0, weight))
@@ -181,5 +181,5 @@ def test_a_low_loss_needs_the_text(told):
     """The network sees which prompt it is told: another one changes its guess."""
     x, t = jnp.ones((2, *SHAPE)), jnp.array([5, 5])
     one, other = (told.condition([text] * 2) for text in ("a red cat", "a blue star"))
-    first, second = (told.unet(x, t, condition) for condition in (one, other))
+    first, second = (told.network(x, t, condition) for condition in (one, other))
     assert jnp.abs(first - second).max() > 1e-5
