@@ -3,6 +3,8 @@ r"""Uses of a sampler: on the way between two samples, from a picture, and aroun
 None needs a network trained for it. What changes is where the sampler starts (``slerp``,
 ``image_to_image``), what the network is told (``lerp``) or what its predicted image is taken to be
 (``inpaint``). Sample i depends on the key and i alone, as in every sampler.
+
+It is read after lesson 10.
 """
 
 from collections.abc import Callable

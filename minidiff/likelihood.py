@@ -9,6 +9,8 @@ so the unknown log density of an image is the known one of the noise it is carri
 on the way (Song et al. 2021, https://arxiv.org/abs/2011.13456, section 4.3). The divergence, the trace
 of a matrix of D x D derivatives, is the mean of v^T (d eps / d y) v over random signs v (Hutchinson's
 estimator: Grathwohl et al. 2019, https://arxiv.org/abs/1810.01367).
+
+It is read after lesson 08, whose solvers it uses.
 """
 
 import math
