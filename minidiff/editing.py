@@ -1,7 +1,7 @@
 r"""Uses of a sampler: on the way between two samples, from a picture, and around a part of one.
 
 None needs a network trained for it. What changes is where the sampler starts (``slerp``,
-``image_to_image``), what the network is told (``lerp``) or what its predicted image is taken to be
+``image_to_image``), its condition (``lerp``) or what its predicted image is taken to be
 (``inpaint``). Sample i depends on the key and i alone, as in every sampler.
 
 It is read after lesson 10.

@@ -102,7 +102,7 @@ def flow_schedule(steps: int = 1000) -> Schedule:
 
 
 SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule, "flow": flow_schedule}
-"""What a recipe may be told: each makes a schedule of T steps."""
+"""By the name that recipes know: each makes a schedule of T steps."""
 
 
 def zero_terminal_snr(schedule: Schedule) -> Schedule:

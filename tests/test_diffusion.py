@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 from PIL import Image
 
 from minidiff.cli import main
@@ -88,6 +89,26 @@ def test_weights_of_the_steps():
     np.testing.assert_array_equal(plain.step_weight(), 1)
     clipped = dataclasses.replace(config, weight="min-snr")
     np.testing.assert_allclose(clipped.step_weight(), np.minimum(snr, 5) / snr, rtol=1e-5)
+
+
+@struct.dataclass
+class Shrink:
+    """A network of one number."""
+
+    share: jax.Array
+    takes_text = False
+
+    def __call__(self, xt, t):
+        return self.share * xt
+
+
+def test_any_network_draws():
+    model = Diffusion(Shrink(jnp.float32(0.5)), cosine_schedule(20), "x0", (2, 2, 1), steps=2)
+    made = draw(KEY, model, 3)
+    assert made.shape == (3, 2, 2, 1)
+    np.testing.assert_array_equal(made, draw(KEY, model, 3, prompts=[""]))
+    with pytest.raises(InputError, match="without text"):
+        draw(KEY, model, 1, prompts=["a cat"])
 
 
 def test_prompts_need_a_model_with_text():

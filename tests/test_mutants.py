@@ -249,6 +249,18 @@ MUTANTS = {
         "jnp.maximum(snr, gamma)",
         test_objectives.check_min_snr,
     ),
+    "CLIP score: texts in another order": (
+        clip,
+        "* normalize(self.texts), axis=1)",
+        "* normalize(self.texts[::-1]), axis=1)",
+        test_clip.check_score,
+    ),
+    "CLIP score: length counts": (
+        clip,
+        "jnp.sum(normalize(self.clip.encode_images(images))",
+        "jnp.sum(self.clip.encode_images(images)",
+        test_clip.check_score,
+    ),
     "FromVelocity: sign": (
         objectives,
         "return from_velocity(self.schedule, xt, t, u)[1]",
