@@ -197,8 +197,8 @@ MUTANTS = {
     ),
     "flow: x_t for x_s": (
         objectives,
-        "xt / (signal + noise)",
-        "xt",
+        ", xt / (signal + noise)",
+        ", xt",
         test_objectives.check_flow,
     ),
     "weight of x0: the other way round": (
@@ -414,8 +414,8 @@ MUTANTS = {
     ),
     "denoiser told t + 1": (
         sampling,
-        "denoiser(xt, t)",
-        "denoiser(xt, jnp.minimum(t + 1, schedule.steps - 1))",
+        "denoiser(xt, t).astype",
+        "denoiser(xt, jnp.minimum(t + 1, schedule.steps - 1)).astype",
         oracles.check_contraction,
     ),
     "injected noise left in": (
