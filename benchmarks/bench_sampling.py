@@ -41,8 +41,8 @@ def build_ours(sampler: str, calls: int, folder: Path):
     import train_steps
 
     from minidiff.layers import count_parameters
-    from minidiff.noising import linear_schedule
     from minidiff.sampling import ddim_sample, ddpm_sample
+    from minidiff.schedules import linear_schedule
 
     accelerated = jax.default_backend() != "cpu"
     if accelerated:

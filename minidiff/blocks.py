@@ -1,4 +1,7 @@
-r"""What networks that make images are built of: residual blocks, and attention between positions."""
+r"""What networks that make images are built of: residual blocks, and attention between positions.
+
+It is read in lesson 09.
+"""
 
 import jax
 from flax import struct

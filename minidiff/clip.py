@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
-from minidiff.contrastive import LOG_SCALE_INIT, cosine_similarity
+from minidiff.contrastive import LOG_SCALE_INIT, cosine_similarity, normalize
 from minidiff.layers import Linear
 from minidiff.text import TextConfig, TextTransformer
 from minidiff.vit import ViT, ViTConfig
@@ -111,3 +111,18 @@ class CLIP:
         similarity = cosine_similarity(self.encode_images(images), self.encode_texts(ids))
         scaled = jnp.exp(self.log_scale.astype(jnp.float32)) * similarity
         return scaled if self.bias is None else scaled + self.bias.astype(jnp.float32)
+
+
+@struct.dataclass
+class ClipScore:
+    """A score, images -> (batch,): the cosine of each image with its text, under CLIP.
+
+    ``guidance.ClipGuided`` follows its gradient.
+    """
+
+    clip: CLIP
+    texts: jax.Array  # (batch, embedding) one for each image
+
+    def __call__(self, images: Float[Array, "batch side side channels"]) -> Float[Array, " batch"]:
+        """Images in [-1, 1] to cosines, -1 to 1."""
+        return jnp.sum(normalize(self.clip.encode_images(images)) * normalize(self.texts), axis=1)

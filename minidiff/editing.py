@@ -1,8 +1,10 @@
 r"""Uses of a sampler: on the way between two samples, from a picture, and around a part of one.
 
 None needs a network trained for it. What changes is where the sampler starts (``slerp``,
-``image_to_image``), what the network is told (``lerp``) or what its predicted image is taken to be
+``image_to_image``), its condition (``lerp``) or what its predicted image is taken to be
 (``inpaint``). Sample i depends on the key and i alone, as in every sampler.
+
+It is read after lesson 10.
 """
 
 from collections.abc import Callable
@@ -14,8 +16,9 @@ from jaxtyping import Array, Float, PyTree, Shaped
 
 from minidiff.errors import InputError
 from minidiff.guidance import Inpaint
-from minidiff.noising import Denoiser, Schedule, add_noise
+from minidiff.noising import Denoiser, add_noise
 from minidiff.sampling import ddim_sample, sample_noise
+from minidiff.schedules import Schedule, truncate
 
 Share = float | Float[Array, ""] | Float[Array, " batch"]
 
@@ -66,13 +69,6 @@ def slerp(
 def _per_sample(share, like):
     """share, shaped to multiply a batch."""
     return jnp.reshape(jnp.asarray(share, jnp.float32), (-1, *(1,) * (like.ndim - 1)))
-
-
-def truncate(schedule: Schedule, t: int) -> Schedule:
-    """The first t + 1 steps: the schedule whose noisiest index is t. InputError if it has no t."""
-    if not 0 <= t < schedule.steps:
-        raise InputError(f"t must be between 0 and {schedule.steps - 1}; got {t}")
-    return jax.tree.map(lambda values: values[: t + 1], schedule)
 
 
 def image_to_image(

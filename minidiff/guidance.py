@@ -6,73 +6,16 @@ A guided sampler is the plain sampler given a guided denoiser, so nothing here s
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from minidiff.errors import InputError
-from minidiff.noising import Schedule, from_v, predict_eps, predict_x0, signal_and_noise
-from minidiff.objectives import from_velocity
-
-
-@struct.dataclass
-class FromV:
-    """A denoiser made of a network that predicts v (``noising.to_v``) instead of the noise.
-
-    Near pure noise the guess of eps is nearly x_t whatever the network says, so all that it learns
-    there is the picture; near the image v is the noise (Salimans and Ho 2022).
-    """
-
-    network: object
-    schedule: Schedule
-
-    def __call__(
-        self, xt: Float[Array, " batch *shape"], t: Int[Array, " batch"], *condition
-    ) -> Float[Array, " batch *shape"]:
-        v = self.network(xt, t, *condition).astype(jnp.float32)
-        return from_v(self.schedule, xt, t, v)[1]
-
-
-@struct.dataclass
-class FromX0:
-    """A denoiser made of a network that predicts the image.
-
-    Near pure noise there is no better target; near the image its small errors are divided by the
-    little noise there is.
-    """
-
-    network: object
-    schedule: Schedule
-
-    def __call__(
-        self, xt: Float[Array, " batch *shape"], t: Int[Array, " batch"], *condition
-    ) -> Float[Array, " batch *shape"]:
-        x0 = self.network(xt, t, *condition).astype(jnp.float32)
-        return predict_eps(self.schedule, xt, t, x0)
-
-
-@struct.dataclass
-class FromVelocity:
-    r"""A denoiser made of a flow: a network that predicts u = eps - x0 at x_s = (1 - s) x0 + s eps.
-
-    A flow is the same family of noisings in other units: x_s is x_t divided by
-    sqrt(alpha_bar) + sqrt(1 - alpha_bar), and s is the noise's share of that sum. So a trained flow
-    samples with any sampler here and a trained denoiser is a flow (Lipman et al. 2022,
-    https://arxiv.org/abs/2210.02747; Liu et al. 2022, https://arxiv.org/abs/2209.03003).
-    """
-
-    network: object  # called as (xs, t), with x_s in the flow's own units
-    schedule: Schedule
-
-    def __call__(
-        self, xt: Float[Array, " batch *shape"], t: Int[Array, " batch"], *condition
-    ) -> Float[Array, " batch *shape"]:
-        signal, noise = signal_and_noise(self.schedule, t, xt)
-        u = self.network(xt / (signal + noise), t, *condition).astype(jnp.float32)
-        return from_velocity(self.schedule, xt, t, u)[1]
+from minidiff.noising import predict_eps, predict_x0, signal_and_noise
+from minidiff.schedules import Schedule
 
 
 @struct.dataclass
 class Conditioned:
-    """A network that is called as (xt, t, condition), told its condition once and for all."""
+    """A network that is called as (xt, t, condition), given its condition once and for all."""
 
     network: object
     condition: object  # a pytree whose arrays have the batch in front
@@ -83,6 +26,25 @@ class Conditioned:
         return self.network(xt, t, self.condition)
 
 
+def drop_condition(
+    key: Key[Array, ""],
+    condition: PyTree[Float[Array, "batch ..."]],
+    null: PyTree[Float[Array, "_ ..."]],
+    share: float | Float[Array, ""],
+) -> PyTree[Float[Array, "batch ..."]]:
+    """The condition, but for a random ``share`` of the batch, which gets ``null`` instead.
+
+    Trained so, one network makes both guesses that ``ClassifierFree`` asks for (Ho and Salimans 2022,
+    algorithm 1, where share is p_uncond; 0.1 is usual). ``null`` holds one row, or one per sample.
+    """
+    dropped = jax.random.bernoulli(key, share, jax.tree.leaves(condition)[0].shape[:1])
+
+    def choose(given, null):
+        return jnp.where(dropped.reshape(-1, *(1,) * (given.ndim - 1)), null, given)
+
+    return jax.tree.map(choose, condition, null)
+
+
 @struct.dataclass
 class ClassifierFree:
     r"""eps without the condition, plus ``scale`` times what the condition changes.
@@ -90,8 +52,8 @@ class ClassifierFree:
     eps = eps(xt, t, null) + scale (eps(xt, t, condition) - eps(xt, t, null)): 0 ignores the
     condition, 1 obeys it, more exaggerates it, at the price of variety (Ho and Salimans 2022,
     https://arxiv.org/abs/2207.12598, equation 6; their w is scale - 1). The network must have been
-    trained with the condition now and then replaced by ``null``. Both guesses are one call on a
-    batch of twice the size.
+    trained with the condition now and then replaced by ``null`` (``drop_condition``). Both guesses
+    are one call on a batch of twice the size.
 
     Outside the steps ``first`` to ``last`` the scale is 1: exaggeration near pure noise costs most
     of the variety, near the image it does nothing (Kynkaanniemi et al. 2024,
@@ -117,10 +79,10 @@ class ClassifierFree:
 
         both = jax.tree.map(twice, self.condition, self.null)
         eps = self.network(twice(xt, xt), twice(t, t), both).astype(jnp.float32)
-        told, untold = jnp.split(eps, 2)
+        conditional, unconditional = jnp.split(eps, 2)
         guided = t >= self.first if self.last is None else (t >= self.first) & (t <= self.last)
         scale = jnp.where(guided, self.scale, 1.0).reshape(-1, *(1,) * (xt.ndim - 1))
-        return untold + scale * (told - untold)
+        return unconditional + scale * (conditional - unconditional)
 
 
 @struct.dataclass

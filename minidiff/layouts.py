@@ -1,4 +1,7 @@
-"""U-Nets of the field as settings of ours, and what a U-Net is made of, as a table."""
+"""U-Nets of the field as settings of ours, and what a U-Net is made of, as a table.
+
+It is read in lesson 09.
+"""
 
 import jax
 import jax.numpy as jnp

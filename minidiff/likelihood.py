@@ -9,6 +9,8 @@ so the unknown log density of an image is the known one of the noise it is carri
 on the way (Song et al. 2021, https://arxiv.org/abs/2011.13456, section 4.3). The divergence, the trace
 of a matrix of D x D derivatives, is the mean of v^T (d eps / d y) v over random signs v (Hutchinson's
 estimator: Grathwohl et al. 2019, https://arxiv.org/abs/1810.01367).
+
+It is read after lesson 08, whose solvers it uses.
 """
 
 import math
@@ -18,8 +20,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from minidiff.noising import Denoiser, Schedule
-from minidiff.sampling import sample_noise, without_functions
+from minidiff.compiled import without_functions
+from minidiff.noising import Denoiser
+from minidiff.sampling import sample_noise
+from minidiff.schedules import Schedule
 from minidiff.solvers import euler_step, heun_step
 
 

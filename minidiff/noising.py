@@ -16,93 +16,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import struct
 from jaxtyping import Array, Float, Int, Key
+
+from minidiff.schedules import Schedule
 
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
 """Any pytree that is called as ``denoiser(xt, t)`` and returns its guess of eps, shaped like xt."""
-
-
-@struct.dataclass
-class Schedule:
-    """How much noise is added at each of T steps."""
-
-    beta: jax.Array  # (T,) variance added by step t, in (0, 1)
-    alpha_bar: jax.Array  # (T,) share of the image's variance that is left after step t
-
-    @classmethod
-    def from_beta(cls, beta: np.ndarray) -> "Schedule":
-        """Products in float64, stored in float32. ValueError unless every beta is in (0, 1)."""
-        beta = np.asarray(beta, np.float64)
-        if beta.ndim != 1 or not beta.size or not np.all((beta > 0) & (beta < 1)):
-            raise ValueError("a schedule needs one or more values of beta, each between 0 and 1")
-        alpha_bar = np.cumprod(1 - beta)
-        return cls(beta=jnp.float32(beta), alpha_bar=jnp.float32(alpha_bar))
-
-    @classmethod
-    def from_alpha_bar(cls, alpha_bar: np.ndarray) -> "Schedule":
-        """beta that has these products. ValueError unless they fall, from below 1 to above 0."""
-        alpha_bar = np.asarray(alpha_bar, np.float64)
-        return cls.from_beta(1 - alpha_bar / np.append(1.0, alpha_bar[:-1]))
-
-    @property
-    def steps(self) -> int:
-        """T, the number of steps from image to noise."""
-        return self.beta.shape[0]
-
-
-def linear_schedule(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Schedule:
-    """Variances rise linearly from ``first`` to ``last`` (Ho et al. 2020, section 4)."""
-    return Schedule.from_beta(np.linspace(first, last, steps))
-
-
-def cosine_schedule(steps: int = 1000, offset: float = 0.008) -> Schedule:
-    r"""alpha_bar falls as cos^2; beta is capped at 0.999 (Nichol and Dhariwal 2021, equation 17)."""
-    time = np.arange(steps + 1) / steps
-    alpha_bar = np.cos((time + offset) / (1 + offset) * np.pi / 2) ** 2
-    return Schedule.from_beta(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999))
-
-
-def flow_schedule(steps: int = 1000) -> Schedule:
-    r"""A flow's straight path from image to noise at even places s = (t + 1) / T.
-
-    x_s = (1 - s) x0 + s eps (Lipman et al. 2022, https://arxiv.org/abs/2210.02747, example II; Liu
-    et al. 2022, https://arxiv.org/abs/2209.03003), made variance preserving:
-    alpha_bar = (1 - s)^2 / ((1 - s)^2 + s^2); ``objectives.flow_time`` has s again. At the end s is
-    1 - 2^-12 (alpha_bar 2^-24), for x0 cannot be had from a guess of pure noise.
-
-    ValueError unless 1 <= steps <= 2048: float32 cannot tell a smaller first step from none.
-    """
-    if not 1 <= steps <= 2048:
-        raise ValueError(f"steps must be between 1 and 2048; got {steps}")
-    s = np.arange(1, steps + 1) / steps
-    signal = (1 - s) / np.sqrt((1 - s) ** 2 + s**2)
-    return Schedule.from_alpha_bar(_end_near_zero(signal) ** 2)
-
-
-def zero_terminal_snr(schedule: Schedule) -> Schedule:
-    r"""The schedule changed so that no image is left at its end, as samplers take for granted.
-
-    sqrt(alpha_bar) is shifted and scaled so that the first stays and the last is 0 (Lin et al.
-    2023, https://arxiv.org/abs/2305.08891, algorithm 1). But a guess of eps says nothing of x0
-    where alpha_bar is 0, nor may beta be 1: the last alpha_bar is 2^-24 in its place, or a quarter
-    of the one before where that is as small already. Train for v, velocity or x0 with it: at its
-    end eps is x_t itself, and a network that predicts eps has nothing to learn there.
-
-    ValueError if the schedule has one step only.
-    """
-    signal = np.sqrt(np.asarray(schedule.alpha_bar, np.float64))
-    if signal.size < 2:
-        raise ValueError("a schedule of one step has no end apart from its beginning")
-    signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
-    return Schedule.from_alpha_bar(_end_near_zero(signal) ** 2)
-
-
-def _end_near_zero(signal: np.ndarray) -> np.ndarray:
-    """sqrt(alpha_bar) with a last value as near 0 as float32 can still undo."""
-    before, last = np.append(1.0, signal)[-2], 2.0**-12
-    return np.append(signal[:-1], last if last < before else before / 2)
 
 
 def at(values: Float[Array, " T"], t: Int[Array, " batch"], x: jax.Array) -> jax.Array:

@@ -1,7 +1,8 @@
 r"""Reverse sampling: from pure noise to an image, one small step at a time.
 
-Every sampler here sees nothing of the network but ``denoiser(xt, t) -> eps``, runs as one compiled
-scan, and gives sample i its own key, so that an image does not depend on its batch.
+Every sampler is one ``walk``: a compiled scan that sees nothing of the network but ``denoiser(xt, t)
+-> eps``, and gives sample i its own key, so that an image does not depend on its batch. Samplers differ
+in their ``Method``, a step with its memory; more of those are in ``solvers``.
 
 DDPM (Ho et al. 2020, algorithm 2) removes a little of the predicted noise and *injects fresh noise* at
 every step but the last. Leave the fresh noise out and the samples collapse towards blurred averages.
@@ -9,8 +10,9 @@ DDIM (Song et al. 2020, https://arxiv.org/abs/2010.02502) with eta = 0 injects n
 collapse: it takes a different step, one that keeps the predicted noise in x at its full strength.
 """
 
-from functools import partial, wraps
-from typing import Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,20 +20,11 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key, Real
 
-from minidiff.noising import Denoiser, Schedule, at, predict_x0, signal_and_noise
+from minidiff.compiled import compiled_sampler
+from minidiff.noising import Denoiser, at, predict_x0, signal_and_noise
+from minidiff.schedules import Schedule, Spacing, Steps, respace, sigmas, timesteps
 
 Variance = Literal["large", "small"]
-Spacing = Literal["leading", "linspace", "trailing"]
-Steps = int | tuple[int, ...]  # how many, or which indices, descending
-
-
-@struct.dataclass
-class Trajectory:
-    """What a sampler saw on its way, for filmstrips: frames from noise to image."""
-
-    t: jax.Array  # (frames,) the index at which each frame was taken, descending
-    xt: jax.Array  # (frames, batch, ...) x_t before the step at that index
-    x0: jax.Array  # (frames, batch, ...) the image that the denoiser predicts from it
 
 
 def reverse_mean(
@@ -56,8 +49,8 @@ def reverse_variance(
 ) -> Float[Array, " batch"]:
     r"""Variance of the fresh noise at step t: beta_t, or beta_t (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t).
 
-    ``large`` is right for data that fill all space, ``small`` for a single point; the truth lies
-    between (Ho et al. 2020, section 3.2). At t = 0 the small one is 0.
+    ``large`` is right for data that fill all space, ``small``, which is 0 at t = 0, for a single point;
+    the truth lies between (Ho et al. 2020, section 3.2).
     """
     beta = schedule.beta[t]
     if variance == "large":
@@ -74,59 +67,9 @@ def reverse_step(
     noise: Float[Array, " batch *shape"],
     variance: Variance = "large",
 ) -> Float[Array, " batch *shape"]:
-    """x_{t-1} from x_t: the mean plus fresh noise; at t = 0 no noise is added.
-
-    ``eps`` is the denoiser's guess of the total noise, ``noise`` is standard normal.
-    """
+    """x_{t-1} from x_t: the mean plus fresh standard normal noise; at t = 0 none is added."""
     std = jnp.where(t > 0, jnp.sqrt(reverse_variance(schedule, t, variance)), 0.0)
     return reverse_mean(schedule, xt, t, eps) + std.reshape(-1, *(1,) * (xt.ndim - 1)) * noise
-
-
-def timesteps(total: int, steps: Steps, spacing: Spacing = "trailing") -> np.ndarray:
-    """The ``steps`` indices, descending, at which a short sampler visits a schedule of ``total`` steps.
-
-    A tuple is the indices themselves. With total = 1000 and steps = 4:
-
-    - ``trailing`` [999, 749, 499, 249]: counts down from the end, so it starts from pure noise
-      (Lin et al. 2023, table 2);
-    - ``leading`` [750, 500, 250, 0]: multiples of total // steps, the original DDIM code's choice;
-    - ``linspace`` [999, 666, 333, 0]: both ends.
-
-    ValueError unless 1 <= steps <= total, or the indices descend from at most total - 1 to at least 0.
-    """
-    if isinstance(steps, tuple):
-        ts = np.array(steps, np.int32)
-        if not len(ts) or ts[0] >= total or ts[-1] < 0 or (np.diff(ts) >= 0).any():
-            raise ValueError(f"steps must descend within 0 to {total - 1}; got {steps}")
-        return ts
-    if not 1 <= steps <= total:
-        raise ValueError(f"steps must be between 1 and {total}, the schedule's length; got {steps}")
-    if spacing == "trailing":
-        return np.round(np.arange(total, 0, -total / steps)).astype(np.int32)[:steps] - 1
-    if spacing == "leading":
-        return (np.arange(steps, dtype=np.int32) * (total // steps))[::-1].copy()
-    if spacing == "linspace":
-        places = np.linspace(0, total - 1, steps) if steps > 1 else np.array([total - 1])
-        return np.round(places[::-1]).astype(np.int32)
-    raise ValueError(f"spacing must be trailing, leading or linspace; got {spacing!r}")
-
-
-def respace(schedule: Schedule, ts: Int[np.ndarray, " steps"]) -> Schedule:
-    r"""The schedule that visits only the indices ``ts``, in any order: its index i is the i-th smallest.
-
-    alpha_bar stays what it was at each, and beta_i = 1 - alpha_bar_i / alpha_bar_{i-1} leads from one
-    to the next (Nichol and Dhariwal 2021, https://arxiv.org/abs/2102.09672, section 4). It is worked
-    out from the betas in between, for the quotient of float32 near 1 would have few digits left.
-
-    ValueError unless the indices are of the schedule, each once.
-    """
-    ts = np.unique(found := ts)
-    if not 0 < len(found) == len(ts) or ts[0] < 0 or ts[-1] >= schedule.steps:
-        raise ValueError(f"ts must be indices below {schedule.steps}, each once; got {found}")
-    stretch = np.searchsorted(ts, np.arange(ts[-1] + 1))  # to which new step each old one belongs
-    kept = jnp.log1p(-schedule.beta[: ts[-1] + 1])
-    kept = jax.ops.segment_sum(kept, stretch, len(ts), indices_are_sorted=True)
-    return Schedule(beta=-jnp.expm1(kept), alpha_bar=schedule.alpha_bar[ts])
 
 
 def ddim_step(
@@ -154,33 +97,82 @@ def ddim_step(
     return jnp.sqrt(after) * x0 + kept * eps + sigma * noise
 
 
-def without_functions(denoiser: object) -> object:
-    """A plain function, alone or inside a denoiser that wraps it, as a pytree without arrays."""
+def sample_noise(
+    key: Key[Array, ""],
+    shape: tuple[int, ...],
+    first: int | Int[Array, ""],
+    k: int | Int[Array, ""],
+) -> Float[Array, " batch *shape"]:
+    """Standard normal noise number k of samples first, first + 1, ...; number 0 is the start."""
+    batch, *rest = shape
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(batch))
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, k), rest))(keys)
 
-    def wrap(leaf):
-        return jax.tree_util.Partial(leaf) if callable(leaf) else leaf
 
-    return jax.tree.map(wrap, denoiser)
+class Here(NamedTuple):
+    """What a method may look at in its step number i, from index t to the next that is visited."""
+
+    i: Int[Array, ""]  # 0 is at the noise
+    t: Int[Array, " batch"]  # all the same
+    t_next: Int[Array, " batch"]  # -1 is the image itself
+    sigma: Float[Array, ""]  # noise beside an image of full strength at t, as in schedules.sigmas
+    sigma_next: Float[Array, ""]  # at t_next; 0 at the image
+    eps: Float[Array, " batch *shape"]  # what the denoiser says at t
+    x0: Float[Array, " batch *shape"]  # the image that follows from it
+    noise: Float[Array, " batch *shape"]  # fresh
+    ask: Callable[[jax.Array], jax.Array]  # eps of another x, at t_next
 
 
-def compiled_sampler(*static: str):
-    """Compile a sampler once per shape and setting: a decorator; ``static`` names its settings."""
+class Method(NamedTuple):
+    """A sampler: a step, and what it remembers from one step to the next."""
 
-    def wrap(function):
-        compiled = jax.jit(function, static_argnames=("shape", "every", *static))
+    step: Callable  # (x, memory, here) -> (x at t_next, memory)
+    begin: Callable = lambda x, sigma: None  # (x, sigma) at the first index -> memory, a pytree
+    grown: bool = False  # its x is x_t / sqrt(alpha_bar): the image plus sigma times noise
 
-        @wraps(function)
-        def call(key, denoiser, schedule, shape, *, start=None, **settings):
-            shape, denoiser = tuple(shape), without_functions(denoiser)
-            if start is not None:
-                start = jnp.asarray(start, jnp.float32)
-                if start.shape != shape:
-                    raise ValueError(f"start must be shaped {shape}; got {start.shape}")
-            return compiled(key, denoiser, schedule, shape=shape, start=start, **settings)
 
-        return call
+@struct.dataclass
+class Trajectory:
+    """What a sampler saw on its way, for filmstrips: frames from noise to image."""
 
-    return wrap
+    t: jax.Array  # (frames,) the index at which each frame was taken, descending
+    xt: jax.Array  # (frames, batch, ...) x_t before the step at that index
+    x0: jax.Array  # (frames, batch, ...) the image that the denoiser predicts from it
+
+
+def walk(method: Method, key, denoiser, schedule, shape, ts, start=None, every=None, first=0):
+    """Every sampler: at each of the descending indices ``ts`` the denoiser looks, the method steps.
+
+    Noise number 0 is the start, number i + 1 is for step i. All else is as in ``ddpm_sample``.
+    """
+    draw, sigma = partial(sample_noise, key, shape, first), sigmas(schedule, ts)
+
+    def look(x, sigma, t):
+        xt = x / jnp.sqrt(1 + sigma**2) if method.grown else x
+        return xt, denoiser(xt, t).astype(jnp.float32)
+
+    def body(carry, this):
+        x, memory, frames = carry
+        i, t, t_next, now, after = this
+        t, t_next = jnp.full(shape[0], t), jnp.full(shape[0], t_next)
+        xt, eps = look(x, now, t)
+        x0 = predict_x0(schedule, xt, t, eps)
+        if every:
+            frame = jnp.where(i % every == 0, jnp.stack([xt, x0]), frames[i // every])
+            frames = frames.at[i // every].set(frame)
+
+        to_next = partial(look, sigma=after, t=jnp.maximum(t_next, 0))
+        here = Here(i, t, t_next, now, after, eps, x0, draw(i + 1), lambda x: to_next(x)[1])
+        return (*method.step(x, memory, here), frames), None
+
+    x = draw(0) if start is None else start
+    x = x * jnp.sqrt(1 + sigma[0] ** 2) if method.grown else x
+    frames = jnp.zeros((-(-len(ts) // every) if every else 0, 2, *shape))
+    to = jnp.append(jnp.asarray(ts[1:]), -1)
+    visits = (jnp.arange(len(ts)), jnp.asarray(ts), to, sigma[:-1], sigma[1:])
+    (x0, _, frames), _ = jax.lax.scan(body, (x, method.begin(x, sigma[0]), frames), visits)
+    seen = Trajectory(t=jnp.asarray(ts[::every]), xt=frames[:, 0], x0=frames[:, 1])
+    return (x0, seen) if every else x0
 
 
 @compiled_sampler("variance", "steps", "spacing")
@@ -198,11 +190,10 @@ def ddpm_sample(
     every: int | None = None,
     first: int | Int[Array, ""] = 0,
 ) -> Float[Array, " batch *shape"] | tuple[Float[Array, " batch *shape"], Trajectory]:
-    """Ancestral sampling (Ho et al. 2020, algorithm 2), through every step of the schedule or fewer.
+    """Samples by Ho et al. 2020, algorithm 2, through every step of the schedule or fewer.
 
-    Fewer steps are those of the schedule that ``respace`` leaves. With the small variance that is DDIM
-    with eta 1, with the large one the sigma-hat of that paper's table 1: the noise of long steps is
-    then far too much.
+    Fewer are those that ``respace`` leaves: with the small variance DDIM with eta 1, with the large one
+    the sigma-hat of that paper's table 1, far too much noise for long steps.
 
     Args:
         key: sample i starts from, and is disturbed by, noise drawn with fold_in(key, i).
@@ -214,27 +205,21 @@ def ddpm_sample(
         steps: how many times the denoiser is called, 1 to T, or at which indices; None is T.
         spacing: which indices are visited if steps are fewer, see ``timesteps``.
         start: x, shaped ``shape``, at the first index visited; None is pure noise.
-        every: also return the Trajectory, with a frame at each ``every``-th step.
+        every: return (samples, Trajectory), with a frame at each ``every``-th step.
         first: the number of the first sample: draw 64 to 127 with first=64.
-
-    Returns:
-        Samples shaped ``shape``; with ``every``, (samples, Trajectory).
     """
     if variance not in ("large", "small"):
         raise ValueError(f"variance must be large or small; got {variance!r}")
     ts, visited = np.arange(schedule.steps, dtype=np.int32)[::-1], schedule
     if steps is not None:
-        ts = timesteps(schedule.steps, steps, spacing)
-        visited = respace(schedule, ts)
-    # Which step of the visited schedule starts at t.
-    place = jnp.zeros(schedule.steps, jnp.int32).at[ts].set(np.arange(len(ts))[::-1])
+        visited = respace(schedule, ts := timesteps(schedule.steps, steps, spacing))
 
-    def step(xt, t, t_next, eps, noise):
-        del t_next  # the place before this one
-        noise = jnp.where(inject_noise, noise, 0.0)
-        return reverse_step(visited, xt, place[t], eps, noise, variance)
+    def step(xt, memory, here):
+        noise = jnp.where(inject_noise, here.noise, 0.0)
+        place = jnp.full(shape[0], len(ts) - 1 - here.i)  # of t in the visited schedule
+        return reverse_step(visited, xt, place, here.eps, noise, variance), memory
 
-    return _run(step, key, denoiser, schedule, shape, ts, every, first, start)
+    return walk(Method(step), key, denoiser, schedule, shape, ts, start, every, first)
 
 
 @compiled_sampler("steps", "spacing")
@@ -251,50 +236,13 @@ def ddim_sample(
     every: int | None = None,
     first: int | Int[Array, ""] = 0,
 ) -> Float[Array, " batch *shape"] | tuple[Float[Array, " batch *shape"], Trajectory]:
-    """Sample in fewer, longer steps (Song et al. 2020).
+    """Sample in fewer, longer steps (Song et al. 2020). Args and result are as in ``ddpm_sample``.
 
-    Args and result as in ``ddpm_sample``, and
-        eta: 0 injects no noise, 1 as much as DDPM.
+    ``eta`` 0 injects no noise, 1 as much as DDPM.
     """
     ts = timesteps(schedule.steps, steps, spacing)
 
-    def step(xt, t, t_next, eps, noise):
-        return ddim_step(schedule, xt, t, t_next, eps, noise, eta)
+    def step(xt, memory, here):
+        return ddim_step(schedule, xt, here.t, here.t_next, here.eps, here.noise, eta), memory
 
-    return _run(step, key, denoiser, schedule, shape, ts, every, first, start)
-
-
-def sample_noise(
-    key: Key[Array, ""],
-    shape: tuple[int, ...],
-    first: int | Int[Array, ""],
-    k: int | Int[Array, ""],
-) -> Float[Array, " batch *shape"]:
-    """Standard normal noise number k of samples first, first + 1, ...; number 0 is the start."""
-    batch, *rest = shape
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(batch))
-    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, k), rest))(keys)
-
-
-def _run(step, key, denoiser, schedule, shape, ts, every, first, start):
-    """Scan ``step`` over the descending indices ts, from noise drawn at the key of each sample."""
-    batch = shape[0]
-    draw = partial(sample_noise, key, shape, first)
-
-    def body(carry, this):
-        xt, frames = carry
-        i, t, t_next = this
-        ts, ts_next = jnp.full(batch, t), jnp.full(batch, t_next)
-        eps = denoiser(xt, ts).astype(jnp.float32)
-        if every:
-            frame = jnp.stack([xt, predict_x0(schedule, xt, ts, eps)])
-            frames = frames.at[i // every].set(jnp.where(i % every == 0, frame, frames[i // every]))
-        return (step(xt, ts, ts_next, eps, draw(i + 1)), frames), None
-
-    count = -(-len(ts) // every) if every else 0
-    carry = (draw(0) if start is None else start, jnp.zeros((count, 2, *shape)))
-    indices = (jnp.arange(len(ts)), jnp.asarray(ts), jnp.append(jnp.asarray(ts[1:]), -1))
-    (x0, frames), _ = jax.lax.scan(body, carry, indices)
-    if not every:
-        return x0
-    return x0, Trajectory(t=jnp.asarray(ts[::every]), xt=frames[:, 0], x0=frames[:, 1])
+    return walk(Method(step), key, denoiser, schedule, shape, ts, start, every, first)

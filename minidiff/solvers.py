@@ -9,27 +9,23 @@ variables of Karras et al. 2022 (https://arxiv.org/abs/2206.00364). The denoiser
 textbook solver is a sampler. Euler's method is DDIM with eta 0, seen from another side; Heun's method
 looks at the slope at both ends of a step; DPM-Solver++(2M) remembers the last predicted image instead.
 No noise is injected: the starting noise decides the image. Only the ancestral method puts some in.
+
+It is read in lesson 08. A new sampler is a step here, its line in SAMPLERS, and its test.
 """
 
-from typing import Literal
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from minidiff.noising import Denoiser, Schedule, predict_x0
-from minidiff.sampling import Spacing, Steps, Trajectory, compiled_sampler, sample_noise, timesteps
+from minidiff.compiled import compiled_sampler
+from minidiff.noising import Denoiser
+from minidiff.sampling import Here, Method, Trajectory, ddim_sample, ddpm_sample, walk
+from minidiff.schedules import Schedule, Spacing, Steps, timesteps
 
-Method = Literal["euler", "heun", "dpm++", "ancestral"]
 LEAP, FAR = 10.0, 100.0
 Scalar = Float[Array, ""] | float
-
-
-def sigmas(schedule: Schedule, ts: Int[np.ndarray, " steps"]) -> Float[Array, " sigmas"]:
-    """sigma at each index of ts, and 0, the image's own, at the end."""
-    alpha_bar = schedule.alpha_bar[jnp.asarray(ts)]
-    return jnp.append(jnp.sqrt((1 - alpha_bar) / alpha_bar), 0.0)
 
 
 def euler_step(
@@ -95,6 +91,45 @@ def ancestral_step(
     return euler_step(y, sigma, down, eps) + up * noise
 
 
+def euler(y, memory, here: Here):
+    """The method of ``euler_step``: DDIM with eta 0."""
+    return euler_step(y, here.sigma, here.sigma_next, here.eps), memory
+
+
+def heun(y, memory, here: Here):
+    """The method of ``heun_step``, which calls the denoiser twice, where the second is worth it.
+
+    In the last step it is not, for at the image the slope is not defined; nor in one from beyond FAR that
+    divides sigma by more than LEAP, such as the first of a short run through the cosine schedule, from
+    sigma 20,000: the mean of the slopes at its ends says nothing of what lies between, and follows noise.
+    """
+    now, after = here.sigma, here.sigma_next
+
+    def correct(moved):
+        return heun_step(y, now, after, here.eps, here.ask(moved))
+
+    sound = (after > 0) & ((now < LEAP * after) | (now < FAR))
+    moved = euler_step(y, now, after, here.eps)
+    return jax.lax.cond(sound, correct, lambda moved: moved, moved), memory
+
+
+def dpm_solver(y, memory, here: Here):
+    """The method of ``dpm_solver_step``; it remembers the sigma and the predicted image before."""
+    before, x0_before = memory
+    moved = dpm_solver_step(y, before, here.sigma, here.sigma_next, x0_before, here.x0)
+    return moved, (here.sigma, here.x0)
+
+
+def _no_image_before(y, sigma):
+    """The memory of ``dpm_solver`` before its first step: no time has passed, so it is not used."""
+    return sigma, jnp.zeros_like(y)
+
+
+def ancestral(y, memory, here: Here):
+    """The method of ``ancestral_step``: no solver, but ``ddim_sample`` with eta 1, noise and all."""
+    return ancestral_step(y, here.sigma, here.sigma_next, here.eps, here.noise), memory
+
+
 @compiled_sampler("method", "steps", "spacing")
 def ode_sample(
     key: Key[Array, ""],
@@ -102,7 +137,7 @@ def ode_sample(
     schedule: Schedule,
     shape: tuple[int, ...],
     *,
-    method: Method = "dpm++",
+    method: str | Method = "dpm++",
     steps: Steps = 20,
     spacing: Spacing = "trailing",
     start: Float[Array, " batch *shape"] | None = None,
@@ -112,59 +147,32 @@ def ode_sample(
     """Sample by solving the probability-flow equation.
 
     Args and result as in ``sampling.ddim_sample``, and
-        method: "euler", "heun", "dpm++", or "ancestral", which is no solver but ``ddim_sample`` with
-            eta 1, the same noise included: DDPM under its third name.
-        steps: from noise to image. Heun calls the denoiser twice in each but the last.
+        method: one of METHODS, or a Method itself. "ancestral" is no solver: it is DDPM under its
+            third name.
+        steps: from noise to image. Heun calls the denoiser twice in nearly each.
 
-    The last step, to the image itself, is Euler's in every method, since the slope there is not defined;
-    it limits the order of the whole. So is, in Heun's, a step from beyond FAR that divides sigma by more
-    than LEAP, such as the first of a short run through the cosine schedule, from sigma 20,000: the mean
-    of the slopes at its ends says nothing of what lies between, and follows noise.
+    The last step, to the image itself, is Euler's in every method: that limits the order of the whole.
     """
-    if method not in ("euler", "heun", "dpm++", "ancestral"):
-        raise ValueError(f"method must be euler, heun, dpm++ or ancestral; got {method!r}")
+    if isinstance(method, str):
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+        method = METHODS[method]
     ts = timesteps(schedule.steps, steps, spacing)
-    sigma = sigmas(schedule, ts)
-    batch = shape[0]
-    start = sample_noise(key, shape, first, 0) if start is None else start
+    return walk(method, key, denoiser, schedule, shape, ts, start, every, first)
 
-    def call(y, sigma, t):
-        """What the denoiser says at y: (x_t, eps, x0)."""
-        xt, t = y / jnp.sqrt(1 + sigma**2), jnp.full(batch, t)
-        eps = denoiser(xt, t).astype(jnp.float32)
-        return xt, eps, predict_x0(schedule, xt, t, eps)
 
-    def body(carry, this):
-        y, x0_before = carry
-        i, t, t_next, before, now, after = this
-        xt, eps, x0 = call(y, now, t)
-        if method == "dpm++":
-            moved = dpm_solver_step(y, before, now, after, x0_before, x0)
-        elif method == "ancestral":
-            noise = sample_noise(key, shape, first, i + 1)
-            moved = ancestral_step(y, now, after, eps, noise)
-        else:
-            moved = euler_step(y, now, after, eps)
-        if method == "heun":
+SAMPLERS = {
+    "ddpm": ddpm_sample,
+    "ddim": ddim_sample,
+    "euler": partial(ode_sample, method=Method(euler, grown=True)),
+    "heun": partial(ode_sample, method=Method(heun, grown=True)),
+    "dpm++": partial(ode_sample, method=Method(dpm_solver, _no_image_before, grown=True)),
+    "ancestral": partial(ode_sample, method=Method(ancestral, grown=True)),
+}
+"""Every sampler by name: settings, comparisons and the command line take them from here."""
 
-            def correct(moved):
-                return heun_step(y, now, after, eps, call(moved, after, t_next)[1])
-
-            sound = (after > 0) & ((now < LEAP * after) | (now < FAR))
-            moved = jax.lax.cond(sound, correct, lambda moved: moved, moved)
-        return (moved, x0), (xt, x0) if every else None
-
-    # y at the start: divided by sqrt(alpha_bar), which is 1 / sqrt(1 + sigma^2).
-    start = start * jnp.sqrt(1 + sigma[0] ** 2)
-    indices = (
-        jnp.arange(len(ts)),
-        jnp.asarray(ts),
-        jnp.append(jnp.asarray(ts[1:]), 0),
-        jnp.append(sigma[0], sigma[:-2]),  # before the first step: itself, so nothing is remembered
-        sigma[:-1],
-        sigma[1:],
-    )
-    (x0, _), frames = jax.lax.scan(body, (start, jnp.zeros(shape)), indices)
-    if not every:
-        return x0
-    return x0, Trajectory(t=jnp.asarray(ts[::every]), xt=frames[0][::every], x0=frames[1][::every])
+METHODS = {
+    name: sampler.keywords["method"]
+    for name, sampler in SAMPLERS.items()
+    if isinstance(sampler, partial)
+}

@@ -5,6 +5,8 @@ repeat (Sennrich et al. 2016, https://arxiv.org/abs/1508.07909, algorithm 1). A 
 one symbol, a rare one as a few, and nothing is unknown. Encoding replays the merges in their order.
 CLIP (Radford et al. 2021, https://arxiv.org/abs/2103.00020, section 2.4) splits lower-case text into
 words first, so that no symbol spans two: ``cat</w>`` is one, ``cat`` begins one.
+
+It is read in lesson 04.
 """
 
 import contextlib

@@ -2,6 +2,7 @@ r"""Attention and what is built of it: every position of a sequence looks at eve
 
 The blocks are those of GPT-2 and CLIP: normalise, then attend or compute, then add to what came in.
 The same stack reads patches of an image (minidiff/vit.py) and pieces of words (minidiff/text.py).
+It is read in lesson 03.
 """
 
 import math

@@ -127,6 +127,11 @@ class UNet:
     conv_out: Conv
     config: UNetConfig = struct.field(pytree_node=False)
 
+    @property
+    def takes_text(self) -> bool:
+        """Whether it is called with a condition."""
+        return self.config.context is not None
+
     @classmethod
     def init(cls, key: Key[Array, ""], config: UNetConfig) -> "UNet":
         """Draw every weight; blocks begin as shortcuts and the output begins near zero."""

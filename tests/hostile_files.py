@@ -17,7 +17,7 @@ from PIL import Image
 from minidiff import weights
 from minidiff.recipes import clip
 from minidiff.text import Tokenizer
-from minidiff.trained.diffusion import Config as DiffusionConfig
+from minidiff.training.diffusion import Config as DiffusionConfig
 from minidiff.training.run import open_run
 from minidiff.unet import UNet
 

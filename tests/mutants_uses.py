@@ -3,39 +3,40 @@
 import test_editing
 import test_likelihood
 import test_sampling
+import test_schedules
 import test_solvers
 
-from minidiff import editing, likelihood, sampling, solvers
+from minidiff import editing, likelihood, sampling, schedules, solvers
 
 MUTANTS = {
     "respace: one index late": (
-        sampling,
+        schedules,
         "np.searchsorted(ts, np.arange(ts[-1] + 1))",
         'np.searchsorted(ts[:-1], np.arange(ts[-1] + 1), side="right")',
-        test_sampling.check_respace,
+        test_schedules.check_respace,
     ),
     "respace: betas added up": (
-        sampling,
+        schedules,
         "kept = jnp.log1p(-schedule.beta[: ts[-1] + 1])",
         "kept = -schedule.beta[: ts[-1] + 1]",
-        test_sampling.check_respace,
+        test_schedules.check_respace,
     ),
     "few steps: alpha_bar of the whole schedule": (
         sampling,
-        "visited = respace(schedule, ts)",
-        "visited = schedule",
+        "visited = respace(schedule, ts := timesteps",
+        "visited, _ = schedule, (ts := timesteps",
         test_sampling.check_few_steps_with_small_variance_are_ddim,
     ),
     "few steps: place not counted from the image": (
         sampling,
-        "set(np.arange(len(ts))[::-1])",
-        "set(np.arange(len(ts)))",
+        "len(ts) - 1 - here.i",
+        "here.i",
         test_sampling.check_few_steps_with_small_variance_are_ddim,
     ),
     "few steps: denoiser told the place": (
         sampling,
-        "eps = denoiser(xt, ts)",
-        "eps = denoiser(xt, jnp.full(batch, len(indices[0]) - 1 - i))",
+        "xt, eps = look(x, now, t)",
+        "xt, eps = look(x, now, jnp.full(shape[0], len(ts) - 1 - i))",
         test_sampling.check_few_steps_with_large_variance,
     ),
     "few steps: large variance of single steps": (
@@ -52,15 +53,15 @@ MUTANTS = {
     ),
     "ode: start is forgotten": (
         solvers,
-        "sample_noise(key, shape, first, 0) if start is None else start",
-        "sample_noise(key, shape, first, 0)",
+        "shape, ts, start, every",
+        "shape, ts, None, every",
         test_solvers.check_start,
     ),
     "ode: start not grown by sigma": (
-        solvers,
-        "start * jnp.sqrt(1 + sigma[0] ** 2)",
-        "start * sigma[0]",
-        test_solvers.check_start,
+        sampling,
+        "x * jnp.sqrt(1 + sigma[0] ** 2)",
+        "x * sigma[0]",
+        test_sampling.check_a_method_with_a_memory,
     ),
     "ancestral: no step beyond": (
         solvers,
@@ -70,9 +71,39 @@ MUTANTS = {
     ),
     "ancestral: noise of the step before": (
         solvers,
-        "sample_noise(key, shape, first, i + 1)",
-        "sample_noise(key, shape, first, i)",
+        "here.eps, here.noise)",
+        "here.eps, here.noise[::-1])",
         test_solvers.check_ancestral_is_ddim_with_eta_1,
+    ),
+    "truncate: one step short": (
+        schedules,
+        "values[: t + 1]",
+        "values[:t]",
+        test_schedules.check_truncate,
+    ),
+    "sigmas: its square": (
+        schedules,
+        "jnp.sqrt((1 - alpha_bar) / alpha_bar)",
+        "(1 - alpha_bar) / alpha_bar",
+        test_schedules.check_sigmas,
+    ),
+    "a method asks at t, not at t_next": (
+        sampling,
+        "t=jnp.maximum(t_next, 0)",
+        "t=t",
+        test_sampling.check_a_method_with_a_memory,
+    ),
+    "a method asks at sigma, not at sigma_next": (
+        sampling,
+        "partial(look, sigma=after",
+        "partial(look, sigma=now",
+        test_sampling.check_a_method_with_a_memory,
+    ),
+    "memory is forgotten": (
+        sampling,
+        "return (*method.step(x, memory, here), frames), None",
+        "return (method.step(x, memory, here)[0], memory, frames), None",
+        test_sampling.check_a_method_with_a_memory,
     ),
     "slerp: straight": (
         editing,
@@ -94,8 +125,8 @@ MUTANTS = {
     ),
     "image to image: one step short": (
         editing,
-        "values[: t + 1]",
-        "values[:t]",
+        "short = truncate(schedule, t)",
+        "short = truncate(schedule, t - 1)",
         test_editing.check_image_to_image,
     ),
     "image to image: noise of other samples": (
@@ -174,7 +205,7 @@ MUTANTS = {
         sampling,
         "* jnp.sqrt(before) / signal",
         "/ jnp.sqrt(1 - beta)",
-        test_sampling.check_respace,
+        test_sampling.check_a_step_so_long_that_beta_is_1,
     ),
     "likelihood: prior": (likelihood, "y**2 / variance", "y**2", test_likelihood.check_gaussian),
 }

@@ -1,6 +1,6 @@
 """What the mathematics must do, known exactly: ideal denoisers, float64 loops, and checks.
 
-Each ``check_*`` takes a module (``minidiff.noising`` or ``minidiff.sampling``, or a mutant of one)
+Each ``check_*`` takes a module (``minidiff.schedules``, ``noising`` or ``sampling``, or a mutant of one)
 and fails by assertion. The tests of the module run them, and test_mutants.py shows that each of
 them catches a planted mistake.
 """
@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from minidiff.noising import Schedule, add_noise, linear_schedule
+from minidiff.noising import add_noise
+from minidiff.schedules import Schedule, linear_schedule
 
 SHAPE = (8, 2048)  # 16,384 values at the price of eight keys: an ideal denoiser works elementwise
 COUNT = math.prod(SHAPE)
@@ -69,6 +70,15 @@ def cosine_beta(steps, offset=0.008):
     return [min(1 - f(i + 1) / f(i), 0.999) for i in range(steps)]
 
 
+def scaled_linear_beta(steps, first=0.00085, last=0.012):
+    return [root**2 for root in linear_beta(steps, math.sqrt(first), math.sqrt(last))]
+
+
+def sigmoid_beta(steps, first=1e-4, last=0.02):
+    places = linear_beta(steps, -6.0, 6.0)
+    return [first + (last - first) / (1 + math.exp(-place)) for place in places]
+
+
 def running_product(beta):
     product, products = 1.0, []
     for b in beta:
@@ -95,7 +105,7 @@ def assert_std(values, expected):
     assert abs(values.std() - expected) < SIGMAS * expected / math.sqrt(2 * values.size)
 
 
-# minidiff.noising
+# minidiff.schedules
 
 
 def check_schedules(m):
@@ -103,6 +113,10 @@ def check_schedules(m):
         for schedule, beta in (
             (m.linear_schedule(steps), linear_beta(steps)),
             (m.linear_schedule(steps, 0.01, 0.3), linear_beta(steps, 0.01, 0.3)),
+            (m.scaled_linear_schedule(steps), scaled_linear_beta(steps)),
+            (m.scaled_linear_schedule(steps, 0.01, 0.3), scaled_linear_beta(steps, 0.01, 0.3)),
+            (m.sigmoid_schedule(steps), sigmoid_beta(steps)),
+            (m.sigmoid_schedule(steps, 0.01, 0.3), sigmoid_beta(steps, 0.01, 0.3)),
             (m.cosine_schedule(steps), cosine_beta(steps)),
             (m.cosine_schedule(steps, 0.02), cosine_beta(steps, 0.02)),
         ):
@@ -112,13 +126,47 @@ def check_schedules(m):
             np.testing.assert_allclose(schedule.alpha_bar, expected, rtol=2e-7, atol=1e-38)
 
 
+def check_flow_schedule(m):
+    """At step i the straight path is at (i + 1) / T, but for the last."""
+    for steps in (1, 2, 10, 1000, 2048):
+        schedule = m.flow_schedule(steps)
+        assert schedule.steps == steps
+        s = np.array([(i + 1) / steps for i in range(steps - 1)])
+        expected = 1 / (1 + (s / (1 - s)) ** 2)
+        np.testing.assert_allclose(schedule.alpha_bar[:-1], expected, rtol=2e-7)
+        np.testing.assert_allclose(schedule.alpha_bar[-1], 2.0**-24, rtol=2e-7)
+        _, alpha_bar, before = float64(schedule)
+        np.testing.assert_allclose(schedule.beta, 1 - alpha_bar / before, rtol=1e-5, atol=1e-7)
+
+
+def check_zero_terminal_snr(m):
+    """The root of alpha_bar keeps its shape and its first value; the last is all but 0."""
+    for make in (m.cosine_schedule, m.linear_schedule):
+        for steps in (10, 1000):
+            old, new = make(steps), m.zero_terminal_snr(make(steps))
+            root = np.sqrt(np.asarray(old.alpha_bar, np.float64))
+            share = (root - root[-1]) / (root[0] - root[-1])  # 1 at the image, 0 at the noise
+            expected = (share * root[0]) ** 2
+            np.testing.assert_allclose(new.alpha_bar[:-1], expected[:-1], rtol=1e-5)
+            # The linear schedule's last step but one keeps 4e-9, and the last must keep less.
+            end = 2.0**-24 if expected[-2] > 2.0**-24 else expected[-2] / 4
+            np.testing.assert_allclose(new.alpha_bar[-1], end, rtol=1e-5)
+            beta, alpha_bar, before = float64(new)
+            assert ((beta > 0) & (beta < 1)).all()
+            assert (alpha_bar < before).all()
+            np.testing.assert_allclose(running_product(beta), alpha_bar, rtol=1e-5, atol=2e-7)
+
+
+# minidiff.noising
+
+
 def check_add_noise(m):
     """Equation 4 against numbers worked out in float64."""
     t = np.array([0, 1, 10, 500, 998, 999])
     alpha_bar = running_product(linear_beta(1000))[t][:, None]
     x0, eps = np.random.default_rng(0).normal(size=(2, 6, 5))
     expected = np.sqrt(alpha_bar) * x0 + np.sqrt(1 - alpha_bar) * eps
-    xt = m.add_noise(m.linear_schedule(), jnp.float32(x0), jnp.array(t), jnp.float32(eps))
+    xt = m.add_noise(linear_schedule(), jnp.float32(x0), jnp.array(t), jnp.float32(eps))
     np.testing.assert_allclose(xt, expected, atol=2e-6)
 
 
@@ -128,7 +176,7 @@ def check_jump_is_many_steps(m):
     Row 0 starts at 1 and gets no noise: what is left of the signal. Row j + 1 starts at 0 and gets
     noise 1 at step j alone: what is left of that noise. Independent noises add as squares.
     """
-    schedule = m.linear_schedule(200, 1e-4, 0.1)
+    schedule = linear_schedule(200, 1e-4, 0.1)
 
     def body(x, t):
         rows = jnp.arange(schedule.steps + 1)
@@ -146,7 +194,7 @@ def check_jump_is_many_steps(m):
 
 def check_jump_in_distribution(m):
     """Ten noisy steps of many samples have the mean and the spread of one jump."""
-    schedule, x0 = m.linear_schedule(10, 0.02, 0.3), 2.0
+    schedule, x0 = linear_schedule(10, 0.02, 0.3), 2.0
 
     def body(x, t):
         eps = jax.random.normal(jax.random.fold_in(KEY, t), x.shape)
@@ -188,7 +236,7 @@ def expected_loss(variances):
 
 
 def check_noise_loss(m):
-    schedule, count = m.linear_schedule(), 1 << 17
+    schedule, count = linear_schedule(), 1 << 17
     normal = jnp.float32(np.random.default_rng(0).normal(size=count))
     _, alpha_bar, _ = float64(schedule)
     jitted = jax.jit(m.noise_loss)
@@ -217,10 +265,10 @@ def check_single_step_loss(m):
     loss = jax.jit(m.single_step_loss)
 
     for schedule, sigma in (
-        (m.linear_schedule(), 1.0),
-        (m.linear_schedule(3, 0.2, 0.6), 0.5),
-        (m.linear_schedule(3, 0.2, 0.6), 0.0),  # a point: at t = 0 the step's noise is all there is
-        (m.linear_schedule(1, 0.2), 0.0),
+        (linear_schedule(), 1.0),
+        (linear_schedule(3, 0.2, 0.6), 0.5),
+        (linear_schedule(3, 0.2, 0.6), 0.0),  # a point: at t = 0 the step's noise is all there is
+        (linear_schedule(1, 0.2), 0.0),
     ):
         beta, alpha_bar, _ = float64(schedule)
         variance = alpha_bar * sigma**2 + 1 - alpha_bar
@@ -424,37 +472,3 @@ def check_trajectory(m):
             np.testing.assert_allclose(again, xt, atol=1e-5)
     assert frames.t[-1] == 0
     np.testing.assert_allclose(frames.x0[-1], x, atol=1e-5)  # the last step is to the image
-
-
-# minidiff.noising, once more: schedules that end in nothing but noise
-
-
-def check_flow_schedule(m):
-    """At step i the straight path is at (i + 1) / T, but for the last."""
-    for steps in (1, 2, 10, 1000, 2048):
-        schedule = m.flow_schedule(steps)
-        assert schedule.steps == steps
-        s = np.array([(i + 1) / steps for i in range(steps - 1)])
-        expected = 1 / (1 + (s / (1 - s)) ** 2)
-        np.testing.assert_allclose(schedule.alpha_bar[:-1], expected, rtol=2e-7)
-        np.testing.assert_allclose(schedule.alpha_bar[-1], 2.0**-24, rtol=2e-7)
-        _, alpha_bar, before = float64(schedule)
-        np.testing.assert_allclose(schedule.beta, 1 - alpha_bar / before, rtol=1e-5, atol=1e-7)
-
-
-def check_zero_terminal_snr(m):
-    """The root of alpha_bar keeps its shape and its first value; the last is all but 0."""
-    for make in (m.cosine_schedule, m.linear_schedule):
-        for steps in (10, 1000):
-            old, new = make(steps), m.zero_terminal_snr(make(steps))
-            root = np.sqrt(np.asarray(old.alpha_bar, np.float64))
-            share = (root - root[-1]) / (root[0] - root[-1])  # 1 at the image, 0 at the noise
-            expected = (share * root[0]) ** 2
-            np.testing.assert_allclose(new.alpha_bar[:-1], expected[:-1], rtol=1e-5)
-            # The linear schedule's last step but one keeps 4e-9, and the last must keep less.
-            end = 2.0**-24 if expected[-2] > 2.0**-24 else expected[-2] / 4
-            np.testing.assert_allclose(new.alpha_bar[-1], end, rtol=1e-5)
-            beta, alpha_bar, before = float64(new)
-            assert ((beta > 0) & (beta < 1)).all()
-            assert (alpha_bar < before).all()
-            np.testing.assert_allclose(running_product(beta), alpha_bar, rtol=1e-5, atol=2e-7)

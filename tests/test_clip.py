@@ -59,7 +59,21 @@ def check_logits(module):
     )
 
 
-CHECKS = [check_logits]
+def check_score(module):
+    """Each image with its own text: what it has of the logits, but for the temperature."""
+    clip = towers.shaken(module.CLIP.init(KEY, tiny_config(module)))
+    clip = clip.replace(log_scale=jnp.float32(0.0))
+
+    @jax.jit
+    def both(clip):
+        texts = clip.encode_texts(IDS)
+        return clip.logits(IMAGES[:2], IDS), module.ClipScore(clip, texts)(IMAGES[:2])
+
+    logits, found = both(clip)
+    np.testing.assert_allclose(found, jnp.diagonal(logits), atol=1e-6)
+
+
+CHECKS = [check_logits, check_score]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 from PIL import Image
 
 from minidiff.cli import main
@@ -15,11 +16,13 @@ from minidiff.data.captions import VOCABULARY
 from minidiff.errors import InputError
 from minidiff.measure.judge import real_scenes
 from minidiff.measure.showcase import pictures
-from minidiff.noising import cosine_schedule, noise_loss
+from minidiff.noising import noise_loss
+from minidiff.objectives import OBJECTIVES, as_denoiser
+from minidiff.schedules import SCHEDULES, cosine_schedule
 from minidiff.text import TextConfig, Tokenizer
-from minidiff.trained import diffusion
-from minidiff.trained.diffusion import Config, Diffusion, draw
+from minidiff.trained.diffusion import Diffusion, draw
 from minidiff.trained.encoder import Encoder
+from minidiff.training.diffusion import Config
 from minidiff.unet import UNet, UNetConfig
 from minidiff.vit import ViTConfig
 from minidiff.weights import save_unet, write_scheduler
@@ -63,14 +66,14 @@ def told():
     )
 
 
-@pytest.mark.parametrize("objective", list(diffusion.OBJECTIVES))
-@pytest.mark.parametrize("schedule", list(diffusion.SCHEDULES))
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+@pytest.mark.parametrize("schedule", list(SCHEDULES))
 def test_every_objective_has_its_error_with_every_schedule(objective, schedule):
     config = Config(
         objective=objective, schedule=schedule, zero_snr=True, timesteps=20, sample_steps=4
     )
     model = Diffusion.of(config, UNet.init(KEY, PLAIN), SHAPE)
-    denoiser = diffusion.OBJECTIVES[objective](model.unet, model.schedule)
+    denoiser = as_denoiser(objective, model.network, model.schedule)
     x0 = jax.random.normal(KEY, (4, *SHAPE))
     weight = config.step_weight()
     loss = jax.jit(lambda d: noise_loss(KEY, d, model.schedule, x0, weight))
@@ -86,6 +89,26 @@ def test_weights_of_the_steps():
     np.testing.assert_array_equal(plain.step_weight(), 1)
     clipped = dataclasses.replace(config, weight="min-snr")
     np.testing.assert_allclose(clipped.step_weight(), np.minimum(snr, 5) / snr, rtol=1e-5)
+
+
+@struct.dataclass
+class Shrink:
+    """A network of one number."""
+
+    share: jax.Array
+    takes_text = False
+
+    def __call__(self, xt, t):
+        return self.share * xt
+
+
+def test_any_network_draws():
+    model = Diffusion(Shrink(jnp.float32(0.5)), cosine_schedule(20), "x0", (2, 2, 1), steps=2)
+    made = draw(KEY, model, 3)
+    assert made.shape == (3, 2, 2, 1)
+    np.testing.assert_array_equal(made, draw(KEY, model, 3, prompts=[""]))
+    with pytest.raises(InputError, match="without text"):
+        draw(KEY, model, 1, prompts=["a cat"])
 
 
 def test_prompts_need_a_model_with_text():
@@ -179,5 +202,5 @@ def test_a_low_loss_needs_the_text(told):
     """The network sees which prompt it is told: another one changes its guess."""
     x, t = jnp.ones((2, *SHAPE)), jnp.array([5, 5])
     one, other = (told.condition([text] * 2) for text in ("a red cat", "a blue star"))
-    first, second = (told.unet(x, t, condition) for condition in (one, other))
+    first, second = (told.network(x, t, condition) for condition in (one, other))
     assert jnp.abs(first - second).max() > 1e-5

@@ -10,10 +10,11 @@ from flax import struct
 from hypothesis import given
 
 from minidiff import editing
-from minidiff.editing import image_to_image, inpaint, lerp, slerp, truncate
+from minidiff.editing import image_to_image, inpaint, lerp, slerp
 from minidiff.errors import InputError
-from minidiff.noising import Schedule, add_noise, linear_schedule
+from minidiff.noising import add_noise
 from minidiff.sampling import ddim_sample, ddpm_sample, sample_noise
+from minidiff.schedules import Schedule, linear_schedule
 from minidiff.solvers import ode_sample
 
 KEY = jax.random.key(0)
@@ -167,8 +168,6 @@ def test_a_sample_does_not_depend_on_its_batch(edit):
 def test_an_index_out_of_the_schedule_is_refused(t):
     with pytest.raises(InputError, match=f"t must be between 0 and 29; got {t}"):
         image_to_image(KEY, oracles.zero, SCHEDULE, images(), t=t)
-    with pytest.raises(InputError, match="between 0 and 29"):
-        truncate(SCHEDULE, t)
 
 
 def test_more_steps_than_there_are_are_refused():
@@ -176,11 +175,6 @@ def test_more_steps_than_there_are_are_refused():
         image_to_image(KEY, oracles.zero, SCHEDULE, images(), t=10, steps=12)
     with pytest.raises(InputError, match="leading"):
         image_to_image(KEY, oracles.zero, SCHEDULE, images(), t=10, steps=5, spacing="leading")
-
-
-def test_truncating_at_the_end_is_the_schedule():
-    np.testing.assert_array_equal(truncate(SCHEDULE, 29).beta, SCHEDULE.beta)
-    assert truncate(SCHEDULE, 0).steps == 1
 
 
 # inpaint

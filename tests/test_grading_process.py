@@ -18,7 +18,7 @@ from minidiff.checks.exercise import CandidateError
 from minidiff.errors import InputError
 from minidiff.grading import process, wire
 from minidiff.grading.process import Allowance, Died, Limits, Remote, Worker
-from minidiff.noising import linear_schedule
+from minidiff.schedules import linear_schedule
 
 EXERCISES = checks.exercises()
 NOISING = ("alpha_bar", "add_noise", "predict_x0")

@@ -17,19 +17,13 @@ from minidiff.guidance import (
     ClipX0,
     Conditioned,
     DynamicThreshold,
-    FromV,
-    FromVelocity,
     Inpaint,
+    drop_condition,
 )
-from minidiff.noising import (
-    add_noise,
-    cosine_schedule,
-    flow_schedule,
-    linear_schedule,
-    predict_x0,
-    to_v,
-)
+from minidiff.noising import add_noise, predict_x0, to_v
+from minidiff.objectives import FromV, FromVelocity
 from minidiff.sampling import ddim_sample, ddpm_sample, sample_noise
+from minidiff.schedules import cosine_schedule, flow_schedule, linear_schedule
 from minidiff.solvers import ode_sample
 
 pytestmark = pytest.mark.usefixtures("optimized")  # bounds of a few roundings
@@ -78,20 +72,7 @@ def test_a_low_precision_denoiser_is_clipped_in_float32():
     assert ClipX0(low, SCHEDULE)(jnp.ones((2, 3)), jnp.array([1, 2])).dtype == jnp.float32
 
 
-def test_a_network_that_predicts_v_becomes_a_denoiser():
-    rng = np.random.default_rng(1)
-    x0, eps = (jnp.float32(rng.normal(size=(6, 5))) for _ in range(2))
-    t = jnp.arange(6) * 7
-    v = to_v(SCHEDULE, x0, t, eps)
-    xt = add_noise(SCHEDULE, x0, t, eps)
-    denoiser = FromV(jax.tree_util.Partial(lambda xt, t: v), SCHEDULE)
-    np.testing.assert_allclose(denoiser(xt, t), eps, atol=1e-5)
-    # The opposite sign would give back something else.
-    wrong = FromV(jax.tree_util.Partial(lambda xt, t: -v), SCHEDULE)
-    assert jnp.abs(wrong(xt, t) - eps).max() > 0.1
-
-
-def told(xt, t, condition):
+def conditional(xt, t, condition):
     """The ideal denoiser of points at ``condition["mean"]``: what a network with a condition is."""
     alpha_bar = SCHEDULE.alpha_bar[t][:, None]
     return (xt - jnp.sqrt(alpha_bar) * condition["mean"][:, None]) / jnp.sqrt(1 - alpha_bar)
@@ -105,10 +86,10 @@ def test_scale_0_ignores_the_condition_and_scale_1_obeys_it():
     xt, t = jnp.float32(np.random.default_rng(0).normal(size=(6, 5))), jnp.arange(6) * 7 + 3
     condition, null = conditions(6)
     for scale, expected in ((0.0, null), (1.0, condition)):
-        found = ClassifierFree(told, condition, null, scale)(xt, t)
-        np.testing.assert_allclose(found, Conditioned(told, expected)(xt, t), atol=1e-5)
-    with_it, without = (Conditioned(told, c)(xt, t) for c in (condition, null))
-    found = ClassifierFree(told, condition, null, 2.5)(xt, t)
+        found = ClassifierFree(conditional, condition, null, scale)(xt, t)
+        np.testing.assert_allclose(found, Conditioned(conditional, expected)(xt, t), atol=1e-5)
+    with_it, without = (Conditioned(conditional, c)(xt, t) for c in (condition, null))
+    found = ClassifierFree(conditional, condition, null, 2.5)(xt, t)
     np.testing.assert_allclose(found, without + 2.5 * (with_it - without), atol=1e-4)
 
 
@@ -117,7 +98,7 @@ def test_both_guesses_are_one_call():
 
     def network(xt, t, condition):
         asked.append(xt.shape)
-        return told(xt, t, condition)
+        return conditional(xt, t, condition)
 
     condition, null = conditions(3)
     ClassifierFree(network, condition, null)(jnp.ones((3, 2)), jnp.array([1, 2, 3]))
@@ -128,7 +109,7 @@ def test_guidance_moves_samples_further_than_the_condition():
     """Points at m: guided by scale s without a null mean, the sample lies at s m."""
     condition, null = conditions(4)
     for scale in (1.0, 2.0):
-        guided = ClassifierFree(jax.tree_util.Partial(told), condition, null, scale)
+        guided = ClassifierFree(jax.tree_util.Partial(conditional), condition, null, scale)
         found = ddim_sample(KEY, guided, SCHEDULE, (4, 3), steps=50)
         expected = np.broadcast_to(scale * np.asarray(condition["mean"])[:, None], (4, 3))
         np.testing.assert_allclose(found, expected, atol=1e-3)
@@ -140,44 +121,22 @@ def test_a_network_that_predicts_v_can_be_guided():
     condition, null = conditions(4)
 
     def speed(xt, t, condition):
-        eps = told(xt, t, condition)
+        eps = conditional(xt, t, condition)
         return to_v(SCHEDULE, predict_x0(SCHEDULE, xt, t, eps), t, eps)
 
     outside = ClassifierFree(FromV(speed, SCHEDULE), condition, null, 3.0)(xt, t)
     inside = FromV(ClassifierFree(speed, condition, null, 3.0), SCHEDULE)(xt, t)
     np.testing.assert_allclose(outside, inside, atol=1e-4)
-    expected = ClassifierFree(told, condition, null, 3.0)(xt, t)
+    expected = ClassifierFree(conditional, condition, null, 3.0)(xt, t)
     np.testing.assert_allclose(outside, expected, atol=1e-4)
-
-
-def check_other_targets(m):
-    """A network that says its target rightly is a denoiser that says eps, whatever the target."""
-    x0, eps = jnp.float32(np.random.default_rng(1).normal(size=(2, 50, 5)))
-    t = jnp.arange(50)
-    xt, v = add_noise(SCHEDULE, x0, t, eps), to_v(SCHEDULE, x0, t, eps)
-    _, alpha_bar, _ = oracles.float64(SCHEDULE)
-    s = np.sqrt(1 - alpha_bar) / (np.sqrt(alpha_bar) + np.sqrt(1 - alpha_bar))
-
-    def flow(xs, t, x0):
-        """The velocity of the path that left x0 and passes xs at s."""
-        return (xs - x0) / jnp.float32(s)[t][:, None]
-
-    for denoiser in (
-        m.FromV(lambda xt, t, v: v, SCHEDULE),
-        m.FromX0(lambda xt, t, v: x0, SCHEDULE),
-        m.FromVelocity(lambda xs, t, v: flow(xs, t, x0), SCHEDULE),
-    ):
-        found = denoiser(xt.astype(jnp.float32), t, v)  # with a condition, which FromV's is v
-        assert found.dtype == jnp.float32
-        np.testing.assert_allclose(found, eps, atol=1e-4)
 
 
 def check_interval(m):
     """Per sample: guided from first to last, inclusive, and obedient elsewhere."""
     xt, t = jnp.float32(np.random.default_rng(0).normal(size=(6, 5))), jnp.arange(6) * 9 + 3
     condition, null = conditions(6)
-    obedient = m.Conditioned(told, condition)(xt, t)
-    guided = m.ClassifierFree(told, condition, null, 3.0)(xt, t)
+    obedient = m.Conditioned(conditional, condition)(xt, t)
+    guided = m.ClassifierFree(conditional, condition, null, 3.0)(xt, t)
     far = np.abs(np.asarray(guided - obedient)).max(axis=1) > 1e-2
     assert far.all()
     for first, last, inside in (
@@ -188,7 +147,7 @@ def check_interval(m):
         (13, 38, [False, False, True, True, False, False]),
         (40, 20, [False] * 6),
     ):
-        some = m.ClassifierFree(told, condition, null, 3.0, first, last)
+        some = m.ClassifierFree(conditional, condition, null, 3.0, first, last)
         expected = jnp.where(jnp.array(inside)[:, None], guided, obedient)
         np.testing.assert_allclose(some(xt, t), expected, atol=1e-5)
 
@@ -296,7 +255,6 @@ def check_dynamic_threshold(m):
 
 
 CHECKS = [
-    check_other_targets,
     check_interval,
     check_inpaint,
     check_clip_guided,
@@ -430,10 +388,22 @@ def test_around_the_network_nothing_is_differentiated_in_it():
         ClipGuided(denoiser, SCHEDULE, quadratic, 1.0, through=True)(xt, t)
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0, 0.3])
+def test_a_share_of_the_conditions_is_dropped(share):
+    count = 4000
+    condition = {"states": jnp.ones((count, 3, 2)), "pooled": jnp.ones((count, 2))}
+    null = {"states": jnp.zeros((1, 3, 2)), "pooled": jnp.zeros((1, 2))}
+    found = drop_condition(KEY, condition, null, share)
+    rows = np.asarray(found["states"]).reshape(count, -1)
+    assert (np.ptp(rows, axis=1) == 0).all()  # a text is dropped whole
+    np.testing.assert_array_equal(rows[:, 0], found["pooled"][:, 0])  # its states with its vector
+    assert abs(1 - rows.mean() - share) < 5 * (share * (1 - share) / count) ** 0.5 + 1e-6
+
+
 @pytest.mark.parametrize("scale", [-1, -0.5])
 def test_a_negative_scale_is_refused(scale):
     with pytest.raises(InputError, match="0 or more"):
-        ClassifierFree(told, *conditions(2), scale)
+        ClassifierFree(conditional, *conditions(2), scale)
 
 
 def test_an_interval_and_a_scale_may_be_traced():
@@ -442,9 +412,9 @@ def test_an_interval_and_a_scale_may_be_traced():
 
     @jax.jit
     def ask(scale, first, last):
-        return ClassifierFree(told, condition, null, scale, first, last)(xt, t)
+        return ClassifierFree(conditional, condition, null, scale, first, last)(xt, t)
 
-    expected = ClassifierFree(told, condition, null, 2.0, 10, 30)(xt, t)
+    expected = ClassifierFree(conditional, condition, null, 2.0, 10, 30)(xt, t)
     np.testing.assert_allclose(ask(2.0, 10, 30), expected, atol=1e-5)
     assert ask._cache_size() == 1
     ask(3.0, 0, 49)

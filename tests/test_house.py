@@ -16,14 +16,22 @@ from jaxtyping import TypeCheckError
 
 ROOT = Path(__file__).parents[1]
 
-MATHEMATICS = {"contrastive", "noising", "objectives", "sampling", "solvers", "guidance"}
+MATHEMATICS = {
+    "contrastive",
+    "schedules",
+    "noising",
+    "objectives",
+    "sampling",
+    "solvers",
+    "guidance",
+}
 NETWORKS = {"vit", "text", "unet"}
 
 # Lowest first. A module imports only from floors below its own. Two exceptions: a package's files
 # may import each other (recipes may not), and so may the modules of MATHEMATICS. Networks and
 # mathematics share a floor because they never meet: a sampler sees any denoiser.
 FLOORS = [
-    {"errors", "runtime"},
+    {"errors", "runtime", "compiled"},
     {"files", "memory"},
     {"kernels", "tokenizer"},
     {"layers"},
@@ -45,14 +53,34 @@ FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 
 STANDS_ON = {"text_to_image"}  # recipes that begin with the run of another
 
-# One lesson each, whose solution is the module.
-TAUGHT = {"layers", "clip", "retrieval"} | MATHEMATICS | NETWORKS
+# Flat in minidiff/ lies what is taught, and these, which serve it.
+SERVING = {
+    "__init__",
+    "__main__",
+    "cli",
+    "compiled",
+    "errors",
+    "files",
+    "lesson",
+    "memory",
+    "runtime",
+}
+
+# What a docstring says of a module without a lesson of its own: one that uses it, or one to read before.
+READ = re.compile(r"\bread (in|after)\s+lesson\s+(\d\d)\b")
 
 MOST_LINES = 300
+MOST_TAUGHT_LINES = 250
+LONGER_YET = {"tokenizer", "transformer"}
 
 
 def modules(root):
     return sorted((root / "minidiff").rglob("*.py"))
+
+
+def taught(root):
+    """What lies flat in minidiff/ and is not there to serve."""
+    return [path for path in (root / "minidiff").glob("*.py") if path.stem not in SERVING]
 
 
 def imported(tree):
@@ -111,9 +139,8 @@ def missing_companions(root):
         if not has(*places):
             complaints.append(f"{' or '.join(places)} is missing: {because}")
 
-    for name in sorted(TAUGHT):
-        if has(f"minidiff/{name}.py"):
-            expect(f"minidiff/{name}.py is taught", f"tests/test_{name}.py")
+    for path in taught(root):
+        expect(f"minidiff/{path.name} is taught", f"tests/test_{path.name}")
     checks = (root / "minidiff" / "checks").glob("[!_]*.py")
     for name in sorted({path.stem for path in checks} - {"exercise"}):  # what an exercise is
         because = f"there is minidiff/checks/{name}.py"
@@ -134,13 +161,42 @@ def missing_companions(root):
     return complaints
 
 
+def read_nowhere(root):
+    """A taught module has a lesson of its name, or says in which one it is read."""
+    lessons = {path.stem for path in (root / "lessons" / "src").glob("*.py")}
+    complaints = []
+    for path in taught(root):
+        if any(lesson.partition("_")[2] == path.stem for lesson in lessons):
+            continue
+        said = READ.search(ast.get_docstring(ast.parse(path.read_text())) or "")
+        where = path.relative_to(root)
+        if not said:
+            complaints.append(
+                f"{where}: no lesson, and its docstring names none that it is read in"
+            )
+            continue
+        how, number = said.groups()
+        found = [lesson for lesson in lessons if lesson.startswith(f"{number}_")]
+        if not found:
+            complaints.append(
+                f"{where}: is read {how} lesson {number}, and there is no such lesson"
+            )
+        elif how == "in":
+            lesson = (root / "lessons" / "src" / f"{found[0]}.py").read_text()
+            if not re.search(rf"\b{path.stem}\b", lesson):
+                complaints.append(f"{where}: is read in lesson {number}, which does not name it")
+    return complaints
+
+
 def long_modules(root):
-    lengths = {path: len(path.read_text().splitlines()) for path in modules(root)}
-    return [
-        f"{path.relative_to(root)}: {lines} lines cannot be read in one sitting, {MOST_LINES} can"
-        for path, lines in lengths.items()
-        if lines > MOST_LINES
-    ]
+    complaints, short = [], {path for path in taught(root) if path.stem not in LONGER_YET}
+    for path in modules(root):
+        lines = len(path.read_text().splitlines())
+        most = MOST_TAUGHT_LINES if path in short else MOST_LINES
+        if lines > most:
+            where = path.relative_to(root)
+            complaints.append(f"{where}: {lines} lines cannot be read in one sitting, {most} can")
+    return complaints
 
 
 def undocumented(root):
@@ -161,7 +217,9 @@ def undocumented(root):
     return complaints
 
 
-@pytest.mark.parametrize("rule", [wrong_imports, missing_companions, long_modules, undocumented])
+@pytest.mark.parametrize(
+    "rule", [wrong_imports, missing_companions, read_nowhere, long_modules, undocumented]
+)
 def test_the_house_keeps_the_rule(rule):
     assert not rule(ROOT)
 
@@ -175,6 +233,8 @@ def test_the_house_keeps_the_rule(rule):
         ("sampling.py", "from minidiff.unet import UNet", "sampling may not import unet"),
         ("unet.py", "from minidiff.noising import add_noise", "unet may not import noising"),
         ("vit.py", "from minidiff.unet import UNet", "vit may not import unet"),
+        ("schedules.py", "from minidiff.unet import UNet", "schedules may not import unet"),
+        ("objectives.py", "from minidiff.unet import UNet", "objectives may not import unet"),
         ("recipes/a.py", "from minidiff.recipes import b", "recipes may not import recipes"),
         ("unet.py", "from .layers import Conv", "relative import"),
         ("layers.py", "from minidiff.nowhere import x", "layers may not import nowhere"),
@@ -194,7 +254,7 @@ def test_a_wrong_import_is_caught(tmp_path, path, text, complaint):
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("sampling.py", "from minidiff.noising import Schedule"),
+        ("sampling.py", "from minidiff.schedules import Schedule"),
         ("unet.py", "import jax\nfrom minidiff.layers import Conv"),
         ("data/scenes.py", "from minidiff.data import shapes"),
         ("cli.py", "from minidiff import __version__, commands"),
@@ -228,10 +288,42 @@ def test_a_missing_companion_is_caught(tmp_path, present, missing):
     assert all(part in complaint for part, complaint in zip(missing, found, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("docstring", "complaint"),
+    [
+        ("Noise.", "names none"),
+        ("Noise. It is read in lesson 8.", "names none"),
+        ("Noise. It is read in lesson 09.", "no such lesson"),
+        ("Noise. It is read after lesson 09.", "no such lesson"),
+        ("Noise. It is read in lesson 08.", "which does not name it"),
+        ("Noise. It is read after lesson 08.", None),
+        ("Noise. It is read in\nlesson 07.", None),
+    ],
+)
+def test_a_module_that_no_lesson_reads_is_caught(tmp_path, docstring, complaint):
+    (tmp_path / "minidiff").mkdir()
+    (tmp_path / "lessons" / "src").mkdir(parents=True)
+    (tmp_path / "minidiff" / "schedules.py").write_text(f'"""{docstring}"""')
+    (tmp_path / "minidiff" / "noising.py").write_text('"""With a lesson of its own."""')
+    (tmp_path / "minidiff" / "errors.py").write_text('"""Not taught."""')
+    (tmp_path / "lessons" / "src" / "07_noising.py").write_text("from minidiff import schedules")
+    (tmp_path / "lessons" / "src" / "08_sampling.py").write_text(
+        "from minidiff import schedulesque"
+    )
+    found = read_nowhere(tmp_path)
+    assert len(found) == (complaint is not None)
+    assert all(complaint in text for text in found)
+
+
 def test_a_long_or_undocumented_module_is_caught(tmp_path):
     (tmp_path / "minidiff").mkdir()
     (tmp_path / "minidiff" / "a.py").write_text("def f(): pass\n" + "#\n" * MOST_LINES)
+    (tmp_path / "minidiff" / "errors.py").write_text("#\n" * (MOST_TAUGHT_LINES + 1))
     assert len(long_modules(tmp_path)) == 1
+    (tmp_path / "minidiff" / "b.py").write_text("#\n" * (MOST_TAUGHT_LINES + 1))
+    assert len(long_modules(tmp_path)) == 2
+    (tmp_path / "minidiff" / "b.py").unlink()
+    (tmp_path / "minidiff" / "errors.py").unlink()
     assert len(undocumented(tmp_path)) == 2  # the module and f
 
 
@@ -276,7 +368,8 @@ def test_modules_load_when_first_used():
 
 
 def test_shapes_are_checked_while_tests_run():
-    from minidiff.noising import add_noise, linear_schedule
+    from minidiff.noising import add_noise
+    from minidiff.schedules import linear_schedule
 
     schedule, images = linear_schedule(), jnp.zeros((2, 4, 4, 3))
     add_noise(schedule, images, jnp.array([0, 1]), images)

@@ -9,8 +9,8 @@ from oracles import KEY, SIGMAS, float64, ideal, zero
 
 from minidiff import likelihood
 from minidiff.likelihood import bits_per_dimension, log_spaced
-from minidiff.noising import Schedule, cosine_schedule, flow_schedule, linear_schedule
 from minidiff.sampling import sample_noise
+from minidiff.schedules import Schedule, cosine_schedule, flow_schedule, linear_schedule
 
 SHAPE = (4, 16, 24)
 

@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from minidiff.clip import CLIP, CLIPConfig
+from minidiff.clip import CLIP, CLIPConfig, ClipScore
 from minidiff.data.scenes import SceneSource
-from minidiff.guidance import ClassifierFree, ClipGuided, ClipX0, Conditioned, FromV
+from minidiff.guidance import ClassifierFree, ClipGuided, ClipX0, Conditioned, drop_condition
 from minidiff.kernels.platform import assume
-from minidiff.measure.showcase import ClipScore
-from minidiff.noising import cosine_schedule, noise_loss
+from minidiff.noising import noise_loss
+from minidiff.objectives import FromV
 from minidiff.recipes.clip import init, pair_loss
-from minidiff.recipes.text_to_image import hide
 from minidiff.sampling import ddim_sample, ddpm_sample
+from minidiff.schedules import cosine_schedule
+from minidiff.solvers import SAMPLERS
 from minidiff.text import TextConfig, Tokenizer
-from minidiff.trained.diffusion import SAMPLERS
 from minidiff.training.state import TrainState, cast, make_optimizer, make_train_step
 from minidiff.unet import Condition, UNet, UNetConfig
 from minidiff.vit import ViTConfig
@@ -125,8 +125,9 @@ def test_train_step_with_text(dtype):
     schedule, optimizer = cosine_schedule(), make_optimizer(10, 1e-2, kind="muon")
 
     def loss(key, model, batch):
-        told = hide(key, condition(4), condition(1), 0.1)
-        return noise_loss(key, Conditioned(FromV(model, schedule), told), schedule, batch["image"])
+        dropped = drop_condition(key, condition(4), condition(1), 0.1)
+        denoiser = Conditioned(FromV(model, schedule), dropped)
+        return noise_loss(key, denoiser, schedule, batch["image"])
 
     state = jax.eval_shape(lambda key: TrainState.init(UNet.init(key, TEXT), optimizer), KEY)
     step = make_train_step(loss, optimizer, dtype=dtype, steps=2)
@@ -140,8 +141,8 @@ def test_guided_samplers(name, dtype):
     net = jax.eval_shape(lambda: cast(UNet.init(KEY, TEXT), dtype))
 
     def draw(key, net):
-        told = ClassifierFree(FromV(net, schedule), condition(2), condition(2), 3.0)
-        denoiser = ClipX0(told, schedule)
+        guided = ClassifierFree(FromV(net, schedule), condition(2), condition(2), 3.0)
+        denoiser = ClipX0(guided, schedule)
         return SAMPLERS[name](key, denoiser, schedule, (2, 8, 8, 3), steps=4)
 
     lower(draw, KEY, net)

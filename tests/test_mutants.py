@@ -16,6 +16,7 @@ import test_guidance
 import test_metrics
 import test_objectives
 import test_retrieval
+import test_schedules
 import test_text
 import test_transformer
 import test_vit
@@ -29,6 +30,7 @@ from minidiff import (
     objectives,
     retrieval,
     sampling,
+    schedules,
     text,
     transformer,
     vit,
@@ -43,24 +45,36 @@ JUMP = "    signal, noise = signal_and_noise(schedule, t, x0)\n    return signal
 MUTANTS = {
     # name: (module, what stands there, the mistake, the check that catches it)
     "alpha_bar by a sum of beta": (
-        noising,
+        schedules,
         "np.cumprod(1 - beta)",
         "1 - np.cumsum(beta)",
         oracles.check_schedules,
     ),
     "alpha_bar by a product of beta": (
-        noising,
+        schedules,
         "np.cumprod(1 - beta)",
         "np.cumprod(beta)",
         oracles.check_schedules,
     ),
     "alpha_bar one step late": (
-        noising,
+        schedules,
         "np.cumprod(1 - beta)",
         "np.append(1.0, np.cumprod(1 - beta)[:-1])",
         oracles.check_schedules,
     ),
-    "beta capped elsewhere": (noising, "0.999))", "0.9999))", oracles.check_schedules),
+    "scaled linear: the variances rise linearly": (
+        schedules,
+        "np.linspace(first**0.5, last**0.5, steps) ** 2",
+        "np.linspace(first, last, steps)",
+        oracles.check_schedules,
+    ),
+    "sigmoid: falling": (
+        schedules,
+        "np.exp(-np.linspace",
+        "np.exp(np.linspace",
+        oracles.check_schedules,
+    ),
+    "beta capped elsewhere": (schedules, "0.999))", "0.9999))", oracles.check_schedules),
     "no root of 1 - alpha_bar": (
         noising,
         ROOT_NOISE,
@@ -134,31 +148,31 @@ MUTANTS = {
         oracles.check_single_step_loss,
     ),
     "flow schedule: one step behind": (
-        noising,
+        schedules,
         "np.arange(1, steps + 1) / steps",
         "np.arange(steps) / steps + 0.5 / steps",
         oracles.check_flow_schedule,
     ),
     "flow schedule: s for alpha_bar": (
-        noising,
+        schedules,
         "np.sqrt((1 - s) ** 2 + s**2)",
         "np.sqrt((1 - s) + s)",
         oracles.check_flow_schedule,
     ),
     "zero SNR: shifted, not scaled back": (
-        noising,
+        schedules,
         "(signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])",
         "signal - signal[-1]",
         oracles.check_zero_terminal_snr,
     ),
     "zero SNR: alpha_bar for its root": (
-        noising,
+        schedules,
         "signal = np.sqrt(np.asarray(schedule.alpha_bar, np.float64))",
         "signal = np.asarray(schedule.alpha_bar, np.float64)",
         oracles.check_zero_terminal_snr,
     ),
     "zero SNR: the end left where it was": (
-        noising,
+        schedules,
         "signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])",
         "signal = signal * 1",
         oracles.check_zero_terminal_snr,
@@ -183,8 +197,8 @@ MUTANTS = {
     ),
     "flow: x_t for x_s": (
         objectives,
-        "xt / (signal + noise)",
-        "xt",
+        ", xt / (signal + noise)",
+        ", xt",
         test_objectives.check_flow,
     ),
     "weight of x0: the other way round": (
@@ -235,29 +249,47 @@ MUTANTS = {
         "jnp.maximum(snr, gamma)",
         test_objectives.check_min_snr,
     ),
+    "CLIP score: texts in another order": (
+        clip,
+        "* normalize(self.texts), axis=1)",
+        "* normalize(self.texts[::-1]), axis=1)",
+        test_clip.check_score,
+    ),
+    "CLIP score: length counts": (
+        clip,
+        "jnp.sum(normalize(self.clip.encode_images(images))",
+        "jnp.sum(self.clip.encode_images(images)",
+        test_clip.check_score,
+    ),
     "FromVelocity: sign": (
-        guidance,
+        objectives,
         "return from_velocity(self.schedule, xt, t, u)[1]",
         "return from_velocity(self.schedule, xt, t, -u)[1]",
-        test_guidance.check_other_targets,
+        test_objectives.check_other_targets,
     ),
     "FromVelocity: the image for the noise": (
-        guidance,
+        objectives,
         "return from_velocity(self.schedule, xt, t, u)[1]",
         "return from_velocity(self.schedule, xt, t, u)[0]",
-        test_guidance.check_other_targets,
+        test_objectives.check_other_targets,
     ),
     "FromVelocity: network told x_t": (
-        guidance,
+        objectives,
         "self.network(xt / (signal + noise), t, *condition)",
         "self.network(xt, t, *condition)",
-        test_guidance.check_other_targets,
+        test_objectives.check_other_targets,
+    ),
+    "objective by name: x0 for v": (
+        objectives,
+        '"x0": FromX0,\n    "v": FromV,',
+        '"x0": FromV,\n    "v": FromX0,',
+        test_objectives.check_by_name,
     ),
     "FromX0: x0 for eps": (
-        guidance,
+        objectives,
         "return predict_eps(self.schedule, xt, t, x0)",
         "return x0",
-        test_guidance.check_other_targets,
+        test_objectives.check_other_targets,
     ),
     "ClassifierFree: interval ignored": (
         guidance,
@@ -382,14 +414,14 @@ MUTANTS = {
     ),
     "denoiser told t + 1": (
         sampling,
-        "eps = denoiser(xt, ts)",
-        "eps = denoiser(xt, jnp.minimum(ts + 1, schedule.steps - 1))",
+        "denoiser(xt, t).astype",
+        "denoiser(xt, jnp.minimum(t + 1, schedule.steps - 1)).astype",
         oracles.check_contraction,
     ),
     "injected noise left in": (
         sampling,
-        "jnp.where(inject_noise, noise, 0.0)",
-        "noise",
+        "jnp.where(inject_noise, here.noise, 0.0)",
+        "here.noise",
         oracles.check_contraction,
     ),
     "ddim: alpha_bar of t, not of t_next": (
@@ -438,8 +470,8 @@ MUTANTS = {
     "first noise drawn twice": (sampling, "draw(i + 1)", "draw(i)", oracles.check_noise_is_fresh),
     "frames taken after the step": (
         sampling,
-        "jnp.stack([xt, predict_x0(schedule, xt, ts, eps)])",
-        "jnp.stack([step(xt, ts, ts_next, eps, draw(i + 1)), predict_x0(schedule, xt, ts, eps)])",
+        "jnp.stack([xt, x0])",
+        "jnp.stack([look(x, after, t)[0] + 0.1 * eps, x0])",
         oracles.check_trajectory,
     ),
     "attention: scores not divided by the root of the width": (
@@ -628,6 +660,7 @@ MUTANTS = {
 
 
 CHECKS = {
+    schedules: test_schedules.CHECKS,
     noising: NOISING_CHECKS,
     objectives: test_objectives.CHECKS,
     guidance: test_guidance.CHECKS,

@@ -10,16 +10,9 @@ from hypothesis import given, settings
 from jaxtyping import TypeCheckError
 
 from minidiff import objectives
-from minidiff.guidance import FromV, FromVelocity, FromX0
-from minidiff.noising import (
-    add_noise,
-    cosine_schedule,
-    flow_schedule,
-    linear_schedule,
-    noise_loss,
-    to_v,
-    zero_terminal_snr,
-)
+from minidiff.noising import add_noise, noise_loss, to_v
+from minidiff.objectives import FromV, FromVelocity, FromX0
+from minidiff.schedules import cosine_schedule, flow_schedule, linear_schedule, zero_terminal_snr
 
 SCHEDULE = linear_schedule(50, 1e-3, 0.3)
 OBJECTIVES = ("eps", "x0", "v", "velocity")
@@ -85,12 +78,60 @@ def check_min_snr(m):
     )
 
 
-CHECKS = [check_flow, check_weights, check_min_snr]
+def check_other_targets(m):
+    """A network that says its target rightly is a denoiser that says eps, whatever the target."""
+    x0, eps = jnp.float32(np.random.default_rng(1).normal(size=(2, 50, 5)))
+    t = jnp.arange(50)
+    xt, v = add_noise(SCHEDULE, x0, t, eps), to_v(SCHEDULE, x0, t, eps)
+    _, alpha_bar, _ = oracles.float64(SCHEDULE)
+    s = np.sqrt(1 - alpha_bar) / (np.sqrt(alpha_bar) + np.sqrt(1 - alpha_bar))
+
+    def flow(xs, t, x0):
+        """The velocity of the path that left x0 and passes xs at s."""
+        return (xs - x0) / jnp.float32(s)[t][:, None]
+
+    for denoiser in (
+        m.FromV(lambda xt, t, v: v, SCHEDULE),
+        m.FromX0(lambda xt, t, v: x0, SCHEDULE),
+        m.FromVelocity(lambda xs, t, v: flow(xs, t, x0), SCHEDULE),
+    ):
+        found = denoiser(xt.astype(jnp.float32), t, v)  # with a condition, which FromV's is v
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, eps, atol=1e-4)
+
+
+def check_by_name(m):
+    """Each objective by its name is the wrapper of that name, and eps the network itself."""
+    x0, eps, _ = drawn()
+    t = jnp.arange(50)
+    xt = add_noise(SCHEDULE, x0, t, eps)
+    assert tuple(m.OBJECTIVES) == OBJECTIVES
+    for objective, said in targets(SCHEDULE, x0, t, eps).items():
+        denoiser = m.as_denoiser(objective, lambda xt, t, said: said, SCHEDULE)
+        np.testing.assert_allclose(denoiser(xt, t, said), eps, atol=1e-4)
+    with pytest.raises(ValueError, match="one of eps, x0, v, velocity; got 'score'"):
+        m.as_denoiser("score", network, SCHEDULE)
+
+
+CHECKS = [check_flow, check_weights, check_min_snr, check_other_targets, check_by_name]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_oracle(check):
     check(objectives)
+
+
+def test_a_network_that_predicts_v_becomes_a_denoiser():
+    rng = np.random.default_rng(1)
+    x0, eps = (jnp.float32(rng.normal(size=(6, 5))) for _ in range(2))
+    t = jnp.arange(6) * 7
+    v = to_v(SCHEDULE, x0, t, eps)
+    xt = add_noise(SCHEDULE, x0, t, eps)
+    denoiser = FromV(jax.tree_util.Partial(lambda xt, t: v), SCHEDULE)
+    np.testing.assert_allclose(denoiser(xt, t), eps, atol=1e-5)
+    # The opposite sign would give back something else.
+    wrong = FromV(jax.tree_util.Partial(lambda xt, t: -v), SCHEDULE)
+    assert jnp.abs(wrong(xt, t) - eps).max() > 0.1
 
 
 @pytest.mark.parametrize("make", [cosine_schedule, flow_schedule])

@@ -522,5 +522,5 @@ def test_killed_a_hundred_times(tmp_path):
 def test_the_recipe_loads_what_it_trained(trained):
     model = ddpm.load(trained.path)
     assert model.image_shape == (8, 8, 1)
-    assert model.unet.config.channels == (8,)
+    assert model.network.config.channels == (8,)
     assert model.schedule.steps == 8

@@ -3,42 +3,22 @@
 from functools import partial
 from itertools import pairwise
 
-import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from hypothesis import given
 from jaxtyping import TypeCheckError
 
 from minidiff import sampling
 from minidiff.guidance import ClipX0
-from minidiff.noising import cosine_schedule, linear_schedule
-from minidiff.sampling import (
-    ddim_sample,
-    ddpm_sample,
-    respace,
-    reverse_step,
-    sample_noise,
-    timesteps,
-)
+from minidiff.sampling import ddim_sample, ddpm_sample, reverse_step, sample_noise
+from minidiff.schedules import cosine_schedule, linear_schedule, respace
 
 
-def check_respace(m):
-    """beta and alpha_bar of the steps that are left, against float64."""
-    every, beta = np.arange(1000), np.array(oracles.linear_beta(1000))
-    alpha_bar = oracles.running_product(beta)
-    same = m.respace(linear_schedule(), every[::-1])
-    np.testing.assert_allclose(same.beta, beta, rtol=6e-7)
-    np.testing.assert_allclose(same.alpha_bar, alpha_bar, rtol=2e-7)
-    for ts in ([999, 749, 499, 249], [0, 1, 5, 6, 7, 400], [3]):
-        found, ts = m.respace(linear_schedule(), np.array(ts)), np.sort(ts)
-        kept = alpha_bar[ts] / np.append(1.0, alpha_bar[ts][:-1])
-        np.testing.assert_allclose(found.beta, 1 - kept, rtol=6e-7)
-        np.testing.assert_allclose(found.alpha_bar, alpha_bar[ts], rtol=2e-7)
-    # A step so long that beta is 1 in float32, and 1 - beta would be 0 instead of 2e-9.
-    far = m.respace(cosine_schedule(), np.array([99, 999]))
+def check_a_step_so_long_that_beta_is_1(m):
+    """In float32, and 1 - beta would be 0 instead of 2e-9: what is left of the image is kept."""
+    far = respace(cosine_schedule(), np.array([99, 999]))
     image = jnp.sqrt(far.alpha_bar[1:])  # without noise, so it must come back at its strength
     mean = m.reverse_mean(far, image, jnp.array([1]), 0 * image)
     np.testing.assert_allclose(mean, jnp.sqrt(far.alpha_bar[:1]), rtol=1e-6)
@@ -107,6 +87,42 @@ def check_start(m):
     np.testing.assert_allclose(half, plain, atol=1e-5)
 
 
+def check_a_method_with_a_memory(m):
+    """Two slopes extrapolated, and looked up twice at first as PLMS does: a loop in float64."""
+    schedule, share = linear_schedule(20, 1e-3, 0.3), np.linspace(0.2, 0.9, 20)
+    ts, start = np.array([19, 12, 7, 2, 0], np.int32), np.linspace(-2.0, 2.0, 6)
+
+    def step(y, before, here):
+        ahead = here.sigma_next - here.sigma
+        slope = jax.lax.cond(
+            here.i == 0,
+            lambda: 0.5 * (here.eps + here.ask(y + ahead * here.eps)),
+            lambda: 1.5 * here.eps - 0.5 * before,
+        )
+        return y + ahead * slope, here.eps
+
+    method = m.Method(step, lambda y, sigma: jnp.zeros_like(y), grown=True)
+    denoiser = jax.tree_util.Partial(oracles.scaled, jnp.float32(share))
+    walk = jax.jit(lambda start: m.walk(method, KEY, denoiser, schedule, (6,), ts, start, 2))
+    found, seen = walk(jnp.float32(start))
+
+    left = oracles.float64(schedule)[1][ts]
+    root = np.append(np.sqrt(1 / left), 1.0)  # y over x_t
+    sigma = np.append(np.sqrt((1 - left) / left), 0.0)
+    y, before, xt = root[0] * start, None, []
+    for i, t in enumerate(ts):
+        xt.append(y / root[i])
+        eps, ahead = share[t] * xt[-1], sigma[i + 1] - sigma[i]
+        if before is None:
+            slope = 0.5 * (eps + share[ts[1]] * (y + ahead * eps) / root[1])
+        else:
+            slope = 1.5 * eps - 0.5 * before
+        y, before = y + ahead * slope, eps
+    np.testing.assert_allclose(found, y, atol=1e-5)
+    np.testing.assert_allclose(seen.xt, xt[::2], atol=1e-5)
+    np.testing.assert_array_equal(seen.t, ts[::2])
+
+
 CHECKS = [
     oracles.check_posterior,
     oracles.check_reverse_step_noise,
@@ -120,10 +136,11 @@ CHECKS = [
     oracles.check_keys,
     oracles.check_noise_is_fresh,
     oracles.check_trajectory,
-    check_respace,
+    check_a_step_so_long_that_beta_is_1,
     check_few_steps_with_small_variance_are_ddim,
     check_few_steps_with_large_variance,
     check_start,
+    check_a_method_with_a_memory,
 ]
 KEY = jax.random.key(0)
 SHORT = linear_schedule(6, 0.05, 0.5)
@@ -135,66 +152,12 @@ def test_oracle(check):
     check(sampling)
 
 
-@pytest.mark.parametrize(
-    ("spacing", "expected"),
-    [
-        ("trailing", [999, 749, 499, 249]),
-        ("leading", [750, 500, 250, 0]),
-        ("linspace", [999, 666, 333, 0]),
-    ],
-)
-def test_spacings_are_as_documented(spacing, expected):
-    assert timesteps(1000, 4, spacing).tolist() == expected
-
-
-@given(st.data())
-def test_timesteps_descend_within_the_schedule(data):
-    total = data.draw(st.integers(1, 2000))
-    steps = data.draw(st.integers(1, total))
-    for spacing in ("trailing", "leading", "linspace"):
-        ts = timesteps(total, steps, spacing)
-        assert len(ts) == steps
-        assert (np.diff(ts) < 0).all()
-        assert 0 <= ts[-1] <= ts[0] < total
-        if spacing != "leading":
-            assert ts[0] == total - 1  # from pure noise
-        if spacing == "leading" or (spacing == "linspace" and steps > 1):
-            assert ts[-1] == 0
-        if steps == total:
-            assert ts.tolist() == list(range(total))[::-1]
-
-
 @pytest.mark.parametrize("steps", [0, -1, 7])
 def test_a_number_of_steps_out_of_range_is_refused(steps):
-    with pytest.raises(ValueError, match=f"between 1 and 6.*got {steps}"):
-        timesteps(6, steps)
     with pytest.raises(ValueError, match=f"between 1 and 6.*got {steps}"):
         ddim_sample(KEY, oracles.zero, SHORT, SHAPE, steps=steps)
     with pytest.raises(ValueError, match=f"between 1 and 6.*got {steps}"):
         ddpm_sample(KEY, oracles.zero, SHORT, SHAPE, steps=steps)
-
-
-@given(st.data())
-def test_a_respaced_schedule_is_a_schedule(data):
-    schedule = data.draw(st.sampled_from([linear_schedule(50), cosine_schedule(50)]))
-    ts = data.draw(st.lists(st.integers(0, 48), min_size=3, max_size=3, unique=True))
-    found = respace(schedule, np.array([*ts, 49]))
-    assert found.steps == 4
-    assert (found.beta > 0).all()
-    _, alpha_bar, before = oracles.float64(found)
-    np.testing.assert_allclose(found.beta, 1 - alpha_bar / before, atol=3e-7)
-
-
-@pytest.mark.parametrize("ts", [[], [6], [-1, 2], [3, 3]])
-def test_respacing_to_what_is_not_there_is_refused(ts):
-    with pytest.raises(ValueError, match="indices below 6, each once"):
-        respace(SHORT, np.array(ts, int))
-
-
-def test_respacing_can_be_traced():
-    ts = timesteps(6, 3)
-    found = jax.jit(lambda schedule: respace(schedule, ts))(SHORT)
-    np.testing.assert_allclose(found.beta, respace(SHORT, ts).beta, rtol=1e-6)
 
 
 @pytest.mark.parametrize("variance", ["large", "small"])

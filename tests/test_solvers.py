@@ -1,5 +1,7 @@
 """The probability-flow solvers against the exact solution, DDIM, and one another."""
 
+import ast
+import inspect
 from itertools import pairwise
 
 import jax
@@ -10,16 +12,9 @@ from jaxtyping import TypeCheckError
 from oracles import KEY, Ideal
 
 from minidiff import solvers
-from minidiff.noising import cosine_schedule, linear_schedule
-from minidiff.sampling import ddim_sample, sample_noise
-from minidiff.solvers import (
-    ancestral_step,
-    dpm_solver_step,
-    euler_step,
-    heun_step,
-    ode_sample,
-    sigmas,
-)
+from minidiff.sampling import Method, ddim_sample, sample_noise
+from minidiff.schedules import cosine_schedule, linear_schedule, sigmas
+from minidiff.solvers import ancestral_step, dpm_solver_step, euler_step, heun_step, ode_sample
 
 MEAN, STD = 0.7, 0.5
 METHODS = ("euler", "heun", "dpm++")  # that solve the equation
@@ -209,6 +204,28 @@ def test_dpm_solver_is_exact_for_images_linear_in_lambda():
     found = dpm_solver_step(jnp.array([[1.7]]), before, now, after, x0[before], x0[now])
     shrink = after / now
     np.testing.assert_allclose(found, shrink * 1.7 + (1 - shrink) * middle, rtol=1e-6)
+
+
+def test_a_method_may_be_given_itself():
+    """Which is how a new one is tried: the same images as by its name."""
+    schedule = cosine_schedule(20)
+    settings = {"steps": 3, "shape": (2, 3)}
+    named = ode_sample(KEY, gaussian(schedule), schedule, method="euler", **settings)
+    method = Method(solvers.euler, grown=True)
+    given = ode_sample(KEY, gaussian(schedule), schedule, method=method, **settings)
+    np.testing.assert_array_equal(given, named)
+
+
+def test_names_of_the_samplers_can_be_read_without_running_the_module():
+    """The command line lists them before JAX is there."""
+    tree = ast.parse(inspect.getsource(solvers))
+    [table] = (
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SAMPLERS"
+    )
+    assert [ast.literal_eval(name) for name in table.keys] == list(solvers.SAMPLERS)
+    assert set(solvers.METHODS) == set(ALL)
 
 
 def test_what_it_does_not_know_is_refused():

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 
 from minidiff.layers import Conv, count_parameters, depth_to_space, space_to_depth
 from minidiff.layouts import describe
-from minidiff.noising import linear_schedule, noise_loss
+from minidiff.noising import noise_loss
+from minidiff.schedules import linear_schedule
 from minidiff.training.state import TrainState, cast, make_train_step
 from minidiff.unet import Condition, UNet, UNetConfig
 

@@ -11,10 +11,11 @@ import pytest
 from golden.make_schedulers import ALPHA_BARS, RUNS, SHAPE, STEPS, fresh, network, start
 from safetensors.numpy import load_file
 
-from minidiff import sampling, solvers
+from minidiff import sampling, schedules, solvers
 from minidiff.errors import InputError
-from minidiff.guidance import ClipX0, FromV, FromX0
+from minidiff.guidance import ClipX0
 from minidiff.noising import predict_x0
+from minidiff.objectives import FromV, FromX0
 from minidiff.weights.scheduler import CLASSES, NAME, Scheduler, read_scheduler, write_scheduler
 
 GOLDEN = Path(__file__).parent / "golden/schedulers"
@@ -127,14 +128,14 @@ def in_their_units(scheduler, x, ts):
     """x at the indices ts, or at the image where ts ends, as diffusers' class has it."""
     if scheduler.method in ("ddpm", "ddim", "dpm++"):
         return x
-    sigma = solvers.sigmas(scheduler.schedule, ts)[: len(x)]
+    sigma = schedules.sigmas(scheduler.schedule, ts)[: len(x)]
     return x * jnp.sqrt(1 + sigma**2).reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def steps_of(scheduler, ts, x, noise, arguments):
     """What our step functions make of each x that diffusers saw, all steps at once."""
     schedule, ask = scheduler.schedule, denoiser(scheduler)
-    sigma = solvers.sigmas(schedule, ts)
+    sigma = schedules.sigmas(schedule, ts)
     if scheduler.method == "heun":
         x, arrived = x[::2], x[1::2]
     else:
@@ -154,7 +155,7 @@ def steps_of(scheduler, ts, x, noise, arguments):
         flat, t, eps = hear(x, ts)
         noise = noise.reshape(flat.shape)
         if scheduler.method == "ddpm":
-            short = sampling.respace(schedule, ts)
+            short = schedules.respace(schedule, ts)
             places = jnp.repeat(jnp.arange(len(ts))[::-1], SHAPE[0])
             return shaped(
                 sampling.reverse_step(short, flat, places, eps, noise, scheduler.variance)
@@ -241,7 +242,7 @@ def sigmas_of(name):
 @pytest.mark.parametrize("name", [name for name in RUNS if f"{name}.sigmas" in ARRAYS])
 def test_sigmas(of_run, name):
     scheduler = of_run(name)
-    found = solvers.sigmas(scheduler.schedule, scheduler.timesteps(STEPS))
+    found = schedules.sigmas(scheduler.schedule, scheduler.timesteps(STEPS))
     np.testing.assert_allclose(found, sigmas_of(name), rtol=5e-6)
 
 
@@ -250,7 +251,7 @@ def test_sigmas(of_run, name):
 
 def test_their_last_step_of_ddpm_is_noisy(of_run):
     scheduler, x = of_run("ddpm_noisy_end"), jnp.asarray(ARRAYS["ddpm_noisy_end.x"])
-    short = sampling.respace(scheduler.schedule, scheduler.timesteps(STEPS))
+    short = schedules.respace(scheduler.schedule, scheduler.timesteps(STEPS))
     t = jnp.zeros(2, jnp.int32)
     eps = untrained(x[-2], jnp.full(2, 99))
     ours = sampling.reverse_step(short, x[-2], t, eps, jnp.float32(fresh(9)), "large")
@@ -303,8 +304,7 @@ WHOLE = [
 @pytest.mark.parametrize("name", WHOLE)
 def test_whole_runs(of_run, monkeypatch, name):
     given = jnp.stack([jnp.zeros(SHAPE), *(jnp.float32(fresh(step)) for step in range(STEPS))])
-    for module in (sampling, solvers):
-        monkeypatch.setattr(module, "sample_noise", lambda key, shape, first, k: given[k])
+    monkeypatch.setattr(sampling, "sample_noise", lambda key, shape, first, k: given[k])
     scheduler, x = of_run(name), jnp.asarray(ARRAYS[f"{name}.x"])
     x = jnp.concatenate([x[::2], x[-1:]]) if scheduler.method == "heun" else x
     ts = scheduler.timesteps(STEPS)

@@ -20,8 +20,8 @@ import numpy as np
 from minidiff import checks, noising, plot
 from minidiff.data.scenes import SceneSource
 from minidiff.lesson import Lesson
-from minidiff.noising import cosine_schedule, linear_schedule
 from minidiff.plot import noising as draw
+from minidiff.schedules import cosine_schedule, linear_schedule
 
 lesson = Lesson("07_noising")
 

@@ -20,10 +20,10 @@ from flax import struct
 
 from minidiff import checks, noising, plot, sampling
 from minidiff.lesson import Lesson
-from minidiff.noising import Schedule, linear_schedule
 from minidiff.plot import sampling as draw
 from minidiff.plot.noising import lines
 from minidiff.recipes import text_to_image
+from minidiff.schedules import Schedule, linear_schedule
 
 lesson = Lesson("08_sampling")
 key = jax.random.key(1)
@@ -437,7 +437,8 @@ lesson.expect("spread with the fault", faulty.std(), 0.0093, 0.0107)
 # $s / \sqrt{s^2 + \sigma^2}$.
 
 # %%
-from minidiff.solvers import ode_sample, sigmas
+from minidiff.schedules import sigmas
+from minidiff.solvers import ode_sample
 
 normal = Ideal(schedule, jnp.array([[0.7]]), 0.2)
 farthest = float(sigmas(schedule, np.array([999]))[0])

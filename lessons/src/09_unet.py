@@ -20,10 +20,11 @@ from flax import struct
 
 from minidiff import blocks, checks, layouts, noising, plot
 from minidiff.data.scenes import SceneSource
-from minidiff.guidance import ClipX0, FromV
+from minidiff.guidance import ClipX0
 from minidiff.layers import Conv, GroupNorm, count_parameters, time_embedding
 from minidiff.lesson import Lesson
 from minidiff.measure import metrics
+from minidiff.objectives import FromV
 from minidiff.plot import unet as draw
 from minidiff.plot.noising import lines
 from minidiff.recipes import ddpm, text_to_image

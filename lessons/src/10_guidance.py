@@ -22,15 +22,17 @@ import numpy as np
 
 from minidiff import checks, guidance, plot
 from minidiff.checks.guidance import Clouds
+from minidiff.clip import ClipScore
 from minidiff.data.factors import COLOURS, FACTORS, SUBJECTS
 from minidiff.data.scenes import UNSEEN_PAIRS
-from minidiff.guidance import ClassifierFree, ClipX0, DynamicThreshold, FromV
+from minidiff.guidance import ClassifierFree, ClipX0, DynamicThreshold
 from minidiff.lesson import Lesson
 from minidiff.measure import compare, judge, showcase
-from minidiff.noising import cosine_schedule
+from minidiff.objectives import FromV
 from minidiff.plot import guidance as draw
 from minidiff.recipes import text_to_image
 from minidiff.sampling import ddim_sample
+from minidiff.schedules import cosine_schedule
 from minidiff.trained import diffusion
 
 lesson = Lesson("10_guidance")
@@ -72,8 +74,8 @@ lesson.show(plot.strips(rows, [plot.wrap(prompt, 14) or "no prompt" for prompt i
 # ## Two guesses
 #
 # In training one caption in ten was hidden: the network was shown the empty text "" instead. So one
-# network has learned two denoisers, one that is **told** and one that is not. In code a denoiser
-# that is told is a small wrapper, and a sampler sees nothing of it.
+# network has learned two denoisers, a **conditional** and an **unconditional** one. In code a
+# conditional denoiser is a small wrapper, and a sampler sees nothing of it.
 
 # %%
 lesson.source(guidance.Conditioned)
@@ -88,16 +90,16 @@ lesson.source(guidance.Conditioned)
 # $s = 0$ does not listen, $s = 1$ does as told, $s > 1$ exaggerates. On four numbers:
 
 # %%
-untold = jnp.array([0.5, 0.0, -1.0, 0.2])
-told = jnp.array([0.5, 0.4, -0.8, -0.2])
-for scale, wanted in ((0, untold), (1, told), (3, [0.5, 1.2, -0.4, -1.0])):
-    guided = untold + scale * (told - untold)
+unconditional = jnp.array([0.5, 0.0, -1.0, 0.2])
+conditional = jnp.array([0.5, 0.4, -0.8, -0.2])
+for scale, wanted in ((0, unconditional), (1, conditional), (3, [0.5, 1.2, -0.4, -1.0])):
+    guided = unconditional + scale * (conditional - unconditional)
     print(scale, guided)
     np.testing.assert_allclose(guided, wanted, atol=1e-6)
 
 # %% [markdown]
 # Where the two guesses agree (the first number) the scale does nothing. The paper counts from the
-# told guess: its $w$ is our $s - 1$. Libraries mean our $s$.
+# conditional guess: its $w$ is our $s - 1$. Libraries mean our $s$.
 #
 # ### Exercise 10.1 · Combine (★, 5 minutes)
 #
@@ -256,7 +258,7 @@ lesson.source(DynamicThreshold)
 # %%
 eight = ["a red star at night", "a blue cat wearing a hat", "a green man on the beach",
          "a yellow robot in the snow", *short]  # fmt: skip
-network, nothing = FromV(model.unet, model.schedule), model.condition([""] * 8)
+network, nothing = FromV(model.network, model.schedule), model.condition([""] * 8)
 harsh = ClassifierFree(network, model.condition(eight), nothing, jnp.float32(15.0))
 denoisers = {
     "as it is": harsh,
@@ -351,7 +353,7 @@ checks.score_guided(my_score_guided)
 # The score is the cosine of lesson 06. The model below is told nothing: only CLIP knows the prompt.
 
 # %%
-lesson.source(showcase.ClipScore)
+lesson.source(ClipScore)
 
 # %%
 untaught = dataclasses.replace(model, steps=lesson.pick(smoke=4, cpu=25))
@@ -373,7 +375,7 @@ lesson.expect("colours, away from it", reached["away"], 0.0, 0.15, trained=True)
 #
 # ## Break it: the wrong order
 #
-# Exchange told and untold, the most common slip. The network is the same, the sampler too.
+# Exchange the condition and its absence, the most common slip. The network is the same, the sampler too.
 
 # %%
 order = {}
@@ -402,13 +404,13 @@ lesson.expect("prompts met, exchanged", met["exchanged"], 0.0, 0.13)
 # - Clip the implied image, or large scales leave the range of images.
 # - A score with a gradient, such as CLIP's cosine, can lead a model that was never told anything.
 #
-# **Pitfalls.** Told and untold exchanged; the paper's $w$ taken for $s$; a network that was never
-# trained without captions, so that its untold guess is nonsense; reading a negative prompt as a
-# filter.
+# **Pitfalls.** Conditional and unconditional guess exchanged; the paper's $w$ taken for $s$; a
+# network that was never trained without captions, so that its unconditional guess is nonsense;
+# reading a negative prompt as a filter.
 #
 # ## Quiz
 #
-# 1. Told and untold guess agree. What does a scale of 100 do?
+# 1. Conditional and unconditional guess agree. What does a scale of 100 do?
 #
 # <details><summary>Answer</summary> Nothing: the difference is 0.</details>
 #
@@ -440,5 +442,7 @@ lesson.expect("prompts met, exchanged", met["exchanged"], 0.0, 0.13)
 
 # %%
 # The fourth answer of the quiz: the paper's formula with w = 2 is ours with s = 3.
-w, told, untold = 2.0, jnp.array([0.4, -0.8]), jnp.array([0.0, -1.0])
-np.testing.assert_allclose((1 + w) * told - w * untold, untold + 3.0 * (told - untold), atol=1e-6)
+w, given, without = 2.0, jnp.array([0.4, -0.8]), jnp.array([0.0, -1.0])
+np.testing.assert_allclose(
+    (1 + w) * given - w * without, without + 3 * (given - without), atol=1e-6
+)

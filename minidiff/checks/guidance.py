@@ -7,15 +7,8 @@ from jaxtyping import Array, Float, Int
 
 from minidiff.checks.exercise import Exercise, normal
 from minidiff.guidance import ClassifierFree, ClipGuided, ClipX0, Conditioned
-from minidiff.noising import (
-    Schedule,
-    at,
-    cosine_schedule,
-    linear_schedule,
-    predict_eps,
-    predict_x0,
-    signal_and_noise,
-)
+from minidiff.noising import at, predict_eps, predict_x0, signal_and_noise
+from minidiff.schedules import Schedule, cosine_schedule, linear_schedule
 
 
 @struct.dataclass
@@ -94,35 +87,35 @@ def _mixed(mix):
 
 classifier_free = Exercise(
     name="classifier_free",
-    task="The guided guess of the noise, from one guess that is told and one that is not.",
+    task="The guided guess of the noise, from a conditional guess and an unconditional one.",
     solution=_classifier_free,
     cases=_prompted,
     mistakes={
         "the two guesses are exchanged: this leads away from the prompt as the scale grows": _mixed(
-            lambda told, untold, scale: told + scale * (untold - told)
+            lambda given, without, scale: given + scale * (without - given)
         ),
-        "this is another paper's scale, one less than ours: start from the untold guess, "
-        "so that scale 1 is the told one": _mixed(
-            lambda told, untold, scale: told + scale * (told - untold)
+        "this is another paper's scale, one less than ours: start from the unconditional "
+        "guess, so that scale 1 is the conditional one": _mixed(
+            lambda given, without, scale: given + scale * (given - without)
         ),
-        "where is the untold guess? The told one alone was multiplied by the scale": _mixed(
-            lambda told, untold, scale: scale * told
+        "where is the unconditional guess? The conditional one alone was multiplied by the scale": _mixed(
+            lambda given, without, scale: scale * given
         ),
-        "this is only what the condition changes: add it to the untold guess": _mixed(
-            lambda told, untold, scale: scale * (told - untold)
+        "this is only what the condition changes: add it to the unconditional guess": _mixed(
+            lambda given, without, scale: scale * (given - without)
         ),
-        "the scale does nothing here: it multiplies told - untold": _mixed(
-            lambda told, untold, scale: told
+        "the scale does nothing here: it multiplies conditional - unconditional": _mixed(
+            lambda given, without, scale: given
         ),
         "a sum of both guesses is too much noise: their weights must add up to 1": _mixed(
-            lambda told, untold, scale: untold + scale * told
+            lambda given, without, scale: without + scale * given
         ),
     },
     hints=(
         "Ask twice: network(xt, t, condition) and network(xt, t, null).",
         "The difference of the two is what the condition changes.",
-        "Scale 0 must give the untold guess and scale 1 the told one: start from the untold one "
-        "and add the difference `scale` times.",
+        "Scale 0 must give the unconditional guess and scale 1 the conditional one: start from the "
+        "unconditional one and add the difference `scale` times.",
     ),
 )
 
@@ -196,9 +189,11 @@ clip_x0 = Exercise(
 
 def _scored() -> list[tuple]:
     schedule, t = cosine_schedule(), jnp.array([50, 300, 500, 700, 900])
-    untold = Conditioned(_clouds(schedule), jnp.full((5, 3), 1 / 3))
+    unconditional = Conditioned(_clouds(schedule), jnp.full((5, 3), 1 / 3))
     score = Nearness(jnp.array([0.5, 1.5]))
-    return [(untold, score, schedule, normal(30 + i, 5, 2), t, 0.5 * (i + 1)) for i in range(2)]
+    return [
+        (unconditional, score, schedule, normal(30 + i, 5, 2), t, 0.5 * (i + 1)) for i in range(2)
+    ]
 
 
 def _score_guided(denoiser, score, schedule, xt, t, scale):

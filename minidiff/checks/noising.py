@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from minidiff.checks.exercise import Exercise, normal, yours_and_wanted
-from minidiff.noising import Schedule, add_noise, at, cosine_schedule, linear_schedule, predict_x0
+from minidiff.noising import add_noise, at, predict_x0
+from minidiff.schedules import Schedule, cosine_schedule, linear_schedule
 
 
 def _betas() -> list[tuple]:

@@ -3,15 +3,9 @@
 import jax.numpy as jnp
 
 from minidiff.checks.exercise import Exercise, normal, yours_and_wanted
-from minidiff.noising import (
-    add_noise,
-    at,
-    cosine_schedule,
-    linear_schedule,
-    predict_x0,
-    signal_and_noise,
-)
+from minidiff.noising import add_noise, at, predict_x0, signal_and_noise
 from minidiff.sampling import ddim_step, reverse_mean, reverse_step
+from minidiff.schedules import cosine_schedule, linear_schedule
 
 
 def _scene() -> jnp.ndarray:

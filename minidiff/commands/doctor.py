@@ -9,7 +9,7 @@ import numpy as np
 
 from minidiff import runtime
 from minidiff.data.scenes import SceneSource
-from minidiff.noising import cosine_schedule, linear_schedule
+from minidiff.schedules import cosine_schedule, linear_schedule
 
 PROBE_SECONDS = 3.0
 # What `minidiff doctor` measured on the machine whose minutes stand in the recipes.

@@ -14,9 +14,10 @@ from minidiff.data.captions import to_text
 from minidiff.data.factors import SUBJECTS
 from minidiff.errors import InputError
 from minidiff.measure import exam, showcase
-from minidiff.noising import Schedule, add_noise
+from minidiff.noising import add_noise
 from minidiff.recipes import clip, text_to_image
 from minidiff.retrieval import search, zero_shot
+from minidiff.schedules import Schedule
 from minidiff.trained.encoder import Encoder
 from minidiff.training.run import Run
 

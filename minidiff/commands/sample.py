@@ -16,7 +16,8 @@ from minidiff.editing import image_to_image, inpaint, lerp, slerp
 from minidiff.errors import InputError
 from minidiff.recipes import ddpm, text_to_image
 from minidiff.sampling import sample_noise
-from minidiff.trained.diffusion import AT_ONCE, SAMPLERS, Diffusion, draw
+from minidiff.solvers import SAMPLERS
+from minidiff.trained.diffusion import AT_ONCE, Diffusion, draw
 from minidiff.training.run import Run
 
 RECIPES = {"ddpm": ddpm, "text_to_image": text_to_image}
@@ -115,7 +116,8 @@ def _check_memory(args: argparse.Namespace, model: Diffusion) -> None:
     side = model.image_shape[0]
     together = min(count, AT_ONCE)
     needed = 4 * math.prod(model.image_shape) * count
-    needed += 4 * together * (side // model.unet.config.patch) ** 2 * model.unet.config.channels[0]
+    config = model.network.config
+    needed += 4 * together * (side // config.patch) ** 2 * config.channels[0]
     remedy = "draw fewer" if side <= 512 else "this model is too large for this machine"
     memory.require(needed, f"drawing {count} images of {side} pixels", remedy)
 

@@ -15,8 +15,8 @@ from minidiff.data.sources import drawn, open_source
 from minidiff.guidance import Conditioned
 from minidiff.likelihood import bits_per_dimension
 from minidiff.measure import judge, metrics
-from minidiff.sampling import Spacing
-from minidiff.trained.diffusion import OBJECTIVES, Diffusion, draw
+from minidiff.schedules import Spacing
+from minidiff.trained.diffusion import Diffusion, draw
 
 SHOWN = 6  # prompts in a sweep
 AT_ONCE = 256  # captions drawn per call
@@ -75,7 +75,7 @@ class Measure:
 
 
 def bits(model: Diffusion, seed: int, count: int = 32, probes: int = 4) -> dict[str, float]:
-    """Bits per dimension of real test scenes: told nothing, and told their own captions.
+    """Bits per dimension of real test scenes: unconditional, and given their own captions.
 
     What a caption tells of its picture need not be told by the picture. Without guidance and without
     limits on the predicted images, which would make it no density.
@@ -83,11 +83,10 @@ def bits(model: Diffusion, seed: int, count: int = 32, probes: int = 4) -> dict[
     side = model.image_shape[0]
     images = jnp.asarray(judge.real_scenes(seed, "test", side, count)["image"])
     model = dataclasses.replace(model, limits=None)
-    denoisers = {"untold": model.denoiser([""] * count)}
+    denoisers = {"unconditional": model.denoiser([""] * count)}
     if model.takes_text:
-        told = model.condition(captions("scenes", seed, "test", side, count))
-        network = OBJECTIVES[model.objective](model.unet, model.schedule)
-        denoisers["told"] = Conditioned(network, told)
+        texts = captions("scenes", seed, "test", side, count)
+        denoisers["conditional"] = Conditioned(model.plain, model.condition(texts))
     measure = jax.jit(partial(bits_per_dimension, probes=probes))
     key = jax.random.key(seed)
     return {

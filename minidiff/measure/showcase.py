@@ -5,13 +5,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Int
 from matplotlib.figure import Figure
 
 from minidiff import plot
-from minidiff.clip import CLIP
-from minidiff.contrastive import normalize
+from minidiff.clip import ClipScore
 from minidiff.data.captions import PHRASES
 from minidiff.data.factors import FACTORS
 from minidiff.editing import inpaint, lerp, slerp
@@ -93,17 +91,6 @@ def inpainted(
     return plot.strips(rows, [plot.wrap(prompt, 16) for prompt in prompts], "the upper half anew")
 
 
-@struct.dataclass
-class ClipScore:
-    """How near an image is to a text in CLIP's space: the score that ``guidance.ClipGuided`` follows."""
-
-    clip: CLIP
-    texts: jax.Array  # (batch, embedding) one for each image
-
-    def __call__(self, x0: Float[Array, "batch side side channels"]) -> Float[Array, " batch"]:
-        return jnp.sum(normalize(self.clip.encode_images(x0)) * normalize(self.texts), axis=1)
-
-
 def clip_guided(
     key: jax.Array,
     model: Diffusion,
@@ -111,10 +98,10 @@ def clip_guided(
     scale: float = CLIP_SCALE,
     **settings,
 ) -> tuple[np.ndarray, Trajectory]:
-    """Samples of an untold model that follow CLIP's gradient to prompts, and their Trajectory."""
+    """Unconditional samples that follow CLIP's gradient to prompts, and their Trajectory."""
     score = ClipScore(model.encoder.clip, jnp.asarray(model.encoder.texts(list(prompts))))
-    untold = model.denoiser([""] * len(prompts))
-    guided = ClipGuided(untold, model.schedule, score, jnp.float32(scale), **settings)
+    unconditional = model.denoiser([""] * len(prompts))
+    guided = ClipGuided(unconditional, model.schedule, score, jnp.float32(scale), **settings)
     denoiser = ClipX0(guided, model.schedule)
     shape, every = (len(prompts), *model.image_shape), -(-model.steps // FRAMES)
     x0, seen = ddim_sample(

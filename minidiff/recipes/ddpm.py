@@ -17,8 +17,10 @@ from minidiff.errors import naming
 from minidiff.layers import count_parameters
 from minidiff.measure import judge
 from minidiff.noising import noise_loss
-from minidiff.trained.diffusion import OBJECTIVES, Config, Diffusion, draw
+from minidiff.objectives import as_denoiser
+from minidiff.trained.diffusion import Diffusion, draw
 from minidiff.training.devices import ONE, Devices
+from minidiff.training.diffusion import Config
 from minidiff.training.loop import train
 from minidiff.training.needs import check_training, training_source
 from minidiff.training.run import Run, open_run
@@ -101,7 +103,7 @@ def make_loss(config: Config) -> Loss:
     schedule, weight = config.noise_schedule(), config.step_weight()
 
     def loss(key, unet, batch):
-        denoiser = OBJECTIVES[config.objective](unet, schedule)
+        denoiser = as_denoiser(config.objective, unet, schedule)
         return noise_loss(key, denoiser, schedule, batch["image"], weight, config.draw_steps)
 
     return loss
@@ -153,7 +155,7 @@ def write_report(folder: Run, config: Config, model: Diffusion, source: Source) 
         "recipe": "ddpm",
         "data": config.data,
         "steps": config.steps,
-        "parameters": count_parameters(model.unet),
+        "parameters": count_parameters(model.network),
         "loss": lines[-1]["loss"],
         "training_seconds": lines[-1]["seconds"],
         "samples": {"mean": float(made.mean()), "std": float(made.std())},

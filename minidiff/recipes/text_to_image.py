@@ -20,16 +20,17 @@ from flax import struct
 from minidiff import plot
 from minidiff.data.sources import Source, Wrapper
 from minidiff.errors import InputError, naming
-from minidiff.guidance import Conditioned
+from minidiff.guidance import Conditioned, drop_condition
 from minidiff.layers import count_parameters
 from minidiff.measure import compare, judge, showcase
 from minidiff.measure.compare import captions
 from minidiff.noising import noise_loss
+from minidiff.objectives import as_denoiser
 from minidiff.recipes import clip
 from minidiff.text import TextTransformer
-from minidiff.trained import diffusion
-from minidiff.trained.diffusion import OBJECTIVES, Diffusion, draw, read_ids
+from minidiff.trained.diffusion import Diffusion, draw, read_ids
 from minidiff.trained.encoder import Encoder
+from minidiff.training import diffusion
 from minidiff.training.config import setting
 from minidiff.training.devices import ONE, Devices
 from minidiff.training.loop import train
@@ -45,7 +46,7 @@ MOST_SCALE = 100.0  # of guidance
 
 @dataclasses.dataclass(frozen=True)
 class Config(diffusion.Config):
-    """Settings of the diffusion model and of what it is told."""
+    """Settings of the diffusion model and of its condition."""
 
     encoder: str | None = setting(None, "a run of train clip; none: train one in OUT/clip")
     encoder_preset: str = setting("cpu", "of that training", choices=tuple(clip.PRESETS))
@@ -95,7 +96,7 @@ MINUTES = {"cpu": 13.0}
 
 
 @struct.dataclass
-class Told(Wrapper):
+class WithConditions(Wrapper):
     """A source whose batches hold "condition", what CLIP makes of the captions, and "null", of none."""
 
     source: Source  # with token ids
@@ -103,22 +104,12 @@ class Told(Wrapper):
     null: Condition  # a batch of one
 
     def transform(self, batch):
-        """The batch with what the network is told. Traceable."""
+        """The batch with what the network is conditioned on. Traceable."""
         return {**batch, "condition": read_ids(self.text, batch["ids"]), "null": self.null}
 
 
-def hide(key: jax.Array, condition: Condition, null: Condition, share: float) -> Condition:
-    """A condition in which a share of the rows says nothing."""
-    hidden = jax.random.bernoulli(key, share, condition.states.shape[:1])
-
-    def choose(told, untold):
-        return jnp.where(hidden.reshape(-1, *(1,) * (told.ndim - 1)), untold, told)
-
-    return jax.tree.map(choose, condition, null)
-
-
 def unet_config(config: Config, image_shape: tuple, encoder: Encoder) -> UNetConfig:
-    """The network that these settings describe, told what this CLIP's text tower says."""
+    """The network that these settings describe, conditioned on this CLIP's text tower."""
     width = encoder.clip.config.text.width
     return config.unet(image_shape, context=width, pooled=width)
 
@@ -146,16 +137,16 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
         clip.load(config.encoder)
     folder = open_run(out, "text_to_image", config, devices, image_shape=list(shape))
     encoder = _encoder(folder, config, progress)
-    told = source.tokenized(encoder.tokenizer, encoder.context)
+    captioned = source.tokenized(encoder.tokenizer, encoder.context)
     schedule, weight = config.noise_schedule(), config.step_weight()
 
     def model(unet: UNet) -> Diffusion:
         return Diffusion.of(config, unet, shape, encoder=encoder, scale=config.scale)
 
     def loss(key, unet, batch):
-        hide_key, noise_key = jax.random.split(key)
-        told = hide(hide_key, batch["condition"], batch["null"], config.dropout)
-        denoiser = Conditioned(OBJECTIVES[config.objective](unet, schedule), told)
+        drop_key, noise_key = jax.random.split(key)
+        condition = drop_condition(drop_key, batch["condition"], batch["null"], config.dropout)
+        denoiser = Conditioned(as_denoiser(config.objective, unet, schedule), condition)
         return noise_loss(noise_key, denoiser, schedule, batch["image"], weight, config.draw_steps)
 
     prompts = captions(config.data, config.seed, "test", shape[0], SHOWN)
@@ -166,13 +157,13 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
         plot.save(figure, folder.figures / f"prompts_{step:06d}.png")
 
     text = encoder.clip.text
-    null = read_ids(text, jnp.asarray(encoder.tokenizer([""], told.tokens.context)))
+    null = read_ids(text, jnp.asarray(encoder.tokenizer([""], captioned.tokens.context)))
     state = train(
         folder,
         config,
         lambda key: UNet.init(key, unet_config(config, shape, encoder)),
         loss,
-        Told(told, text, null),
+        WithConditions(captioned, text, null),
         on_picture=on_picture,
         progress=progress,
     )
@@ -202,7 +193,7 @@ def write_report(folder: Run, config: Config, model: Diffusion, source: Source) 
         "recipe": "text_to_image",
         "data": config.data,
         "steps": config.steps,
-        "parameters": count_parameters(model.unet),
+        "parameters": count_parameters(model.network),
         "loss": lines[-1]["loss"],
         "training_seconds": lines[-1]["seconds"],
         "scale": config.scale,

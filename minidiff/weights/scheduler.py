@@ -34,8 +34,17 @@ import numpy as np
 
 from minidiff.errors import InputError
 from minidiff.files import read_json
-from minidiff.noising import Schedule, cosine_schedule, linear_schedule, zero_terminal_snr
-from minidiff.sampling import Spacing, Variance, timesteps
+from minidiff.sampling import Variance
+from minidiff.schedules import (
+    Schedule,
+    Spacing,
+    cosine_schedule,
+    linear_schedule,
+    scaled_linear_schedule,
+    sigmoid_schedule,
+    timesteps,
+    zero_terminal_snr,
+)
 from minidiff.weights.files import write_atomically
 from minidiff.weights.folders import Settings
 
@@ -45,7 +54,12 @@ Prediction = Literal["eps", "x0", "v"]
 NAME = "scheduler_config.json"
 MOST_STEPS = 10_000
 LEAST_LEFT = 1e-30  # of alpha_bar at the end: float32 must be able to divide by its root
-BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
+BETAS = {
+    "linear": linear_schedule,
+    "scaled_linear": scaled_linear_schedule,
+    "squaredcos_cap_v2": lambda steps, first, last: cosine_schedule(steps),
+    "sigmoid": sigmoid_schedule,
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,7 @@ class Scheduler:
     beta_start: float = 1e-4
     beta_end: float = 0.02
     trained_betas: tuple[float, ...] | None = None  # T values, in place of a beta_schedule
-    zero_snr: bool = False  # see noising.zero_terminal_snr
+    zero_snr: bool = False  # see schedules.zero_terminal_snr
     spacing: Spacing = "leading"
     offset: int = 0  # added to every index of leading spacing; Stable Diffusion has 1
     last: int = -1  # where the last step goes: -1 the image itself, 0 the noise of index 0
@@ -70,20 +84,12 @@ class Scheduler:
     @property
     def schedule(self) -> Schedule:
         """The schedule that the network was trained with. InputError if there cannot be one."""
-        first, last = self.beta_start, self.beta_end
         try:
             if self.trained_betas is not None:
                 schedule = Schedule.from_beta(np.array(self.trained_betas))
-            elif self.beta_schedule == "linear":
-                schedule = linear_schedule(self.steps, first, last)
-            elif self.beta_schedule == "scaled_linear":  # the roots rise linearly
-                roots = np.linspace(first**0.5, last**0.5, self.steps)
-                schedule = Schedule.from_beta(roots**2)
-            elif self.beta_schedule == "squaredcos_cap_v2":
-                schedule = cosine_schedule(self.steps)
-            elif self.beta_schedule == "sigmoid":
-                rise = 1 / (1 + np.exp(-np.linspace(-6, 6, self.steps)))
-                schedule = Schedule.from_beta(first + (last - first) * rise)
+            elif self.beta_schedule in BETAS:
+                make = BETAS[self.beta_schedule]
+                schedule = make(self.steps, self.beta_start, self.beta_end)
             else:
                 raise ValueError(f"beta_schedule must be one of {', '.join(BETAS)}")
             schedule = zero_terminal_snr(schedule) if self.zero_snr else schedule
@@ -198,7 +204,9 @@ def read_scheduler(folder: str | Path) -> Scheduler:
     if facts.get("trained_betas") is not None:
         fields["trained_betas"] = settings.numbers("trained_betas", (), fields["steps"])
     else:
-        known = BETAS if name not in CLASSES or method == "ddpm" else BETAS[:-1]
+        known = list(BETAS)
+        if name in CLASSES and method != "ddpm":
+            known.remove("sigmoid")
         fields["beta_schedule"] = settings.choice("beta_schedule", "linear", known)
         for key in ("beta_start", "beta_end"):
             fields[key] = settings.number(key, defaults[key], 0.0, 1.0)
