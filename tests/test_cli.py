@@ -9,7 +9,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from minidiff import __version__, weights
+from minidiff import __version__
 from minidiff.cli import main, parse
 from minidiff.commands import _found, doctor
 from minidiff.measure import speed
@@ -231,7 +231,7 @@ def test_a_full_disk(capsys, tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(weights.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert status(tiny.command("run")) == 2
     err = capsys.readouterr().err
     assert err.startswith("minidiff: ")
