@@ -11,6 +11,7 @@ import numpy as np
 
 from minidiff import memory, plot
 from minidiff.commands._models import open_diffusion, tell_cut
+from minidiff.commands.sample import NOISY
 from minidiff.data.arrays import to_float
 from minidiff.data.images import image_size, read_images
 from minidiff.editing import image_to_image, inpaint, lerp, slerp
@@ -20,12 +21,12 @@ from minidiff.trained.diffusion import AT_ONCE, SAMPLERS, Diffusion, draw
 
 STRENGTH = 0.6
 MOST_CAPTIONED = 256  # images on a sheet with their prompts
-NOISY = ("ddpm", "ancestral")
 
 
 def run(args: argparse.Namespace, out: Path) -> None:
     """Draw what the command line asks for into the picture ``out``."""
-    _check(args)
+    if args.image and (args.count or 0) > AT_ONCE:
+        raise InputError(f"--count {args.count} is too many with --image: at most {AT_ONCE}")
     model = open_diffusion(args.run)
     settings = _settings(args, model)
     for note in model.scheduler.notes if model.scheduler else ():
@@ -57,30 +58,10 @@ def run(args: argparse.Namespace, out: Path) -> None:
     print(f"{len(images)} samples of {args.run} are in {out}")
 
 
-def _check(args: argparse.Namespace) -> None:
-    """What is wrong with the command line, before anything is read."""
-    if args.mask and not args.image:
-        raise InputError("--mask belongs to --image FILE, of which it says what to paint anew")
-    if args.image and args.between:
-        raise InputError("--between and --image do not go together")
-    if args.between and args.sampler in NOISY:
-        raise InputError(f"--between wants a sampler without fresh noise, not {args.sampler}")
-    if args.between and len(args.prompts) > 2:
-        raise InputError(f"--between goes from one prompt to another, not over {len(args.prompts)}")
-    if args.image and (args.count or 0) > AT_ONCE:
-        raise InputError(f"--count {args.count} is too many with --image: at most {AT_ONCE}")
-    if args.strength is not None and (args.mask or not args.image):
-        raise InputError("--strength belongs to --image FILE, without --mask")
-    if not args.prompts and (args.scale is not None or args.negative):
-        raise InputError("--scale and --negative belong to a prompt")
-    if any(not prompt.strip() for prompt in args.prompts):
-        raise InputError("an empty prompt says nothing: give at least one word, or no prompt")
-
-
 def _settings(args: argparse.Namespace, model: Diffusion) -> dict:
     """Of ``Diffusion.sampling``: the sampler's name and its steps. InputError for too many."""
     sampler, total = args.sampler or model.sampler, model.schedule.steps
-    if args.between and sampler in NOISY:  # the model's own, for _check saw what was asked for
+    if args.between and sampler in NOISY:  # the model's own, for ``check`` saw what was asked for
         sampler = "ddim"
     if args.steps and args.steps > total:
         raise InputError(f"--steps {args.steps} is more than the model's {total}")

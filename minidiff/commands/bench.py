@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from minidiff import tables
 from minidiff.commands._arguments import place
 from minidiff.errors import InputError
 from minidiff.files import check_output
@@ -103,8 +104,7 @@ def run(args: argparse.Namespace, folder: Path = FOLDER) -> None:
         if name not in have:
             raise InputError(f"there is no benchmark {name!r}: choose from {', '.join(have)}")
     if args.list:
-        wide = max(map(len, have))
-        print("\n".join(f"{name.ljust(wide)}  {title(path)}" for name, path in have.items()))
+        print(tables.plain((name, title(path)) for name, path in have.items()))
         return
     out = Path(args.out)
     check_output("--out", out)

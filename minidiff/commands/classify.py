@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("--labels needs at least two different labels to choose from")
     import numpy as np
 
-    from minidiff import plot
+    from minidiff import plot, tables
     from minidiff.commands._models import as_they_are, open_encoder, tell_cut
     from minidiff.retrieval import TEMPLATES, fill, label_embeddings, zero_shot
 
@@ -45,9 +45,9 @@ def run(args: argparse.Namespace) -> None:
     chances = np.asarray(zero_shot(encoder.images(images), labels, encoder.clip.log_scale))
     names = [Path(path).name for path in args.images]
     plot.save(plot.probabilities(as_they_are(args.images), args.labels, chances, names), out)
-    wide = max(map(len, names))
-    for name, row in zip(names, chances, strict=True):
-        order = np.argsort(-row)
-        told = ", ".join(f"{args.labels[i]} {100 * row[i]:.1f}%" for i in order)
-        print(f"{name.ljust(wide)}  {told}")
+    told = [
+        ", ".join(f"{args.labels[i]} {100 * row[i]:.1f}%" for i in np.argsort(-row))
+        for row in chances
+    ]
+    print(tables.plain(zip(names, told, strict=True)))
     print(f"picture: {out}")

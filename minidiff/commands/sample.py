@@ -8,6 +8,9 @@ import argparse
 
 from minidiff.commands import _found
 from minidiff.commands._arguments import count, number, place, png, scale, seed
+from minidiff.errors import InputError
+
+NOISY = ("ddpm", "ancestral")  # samplers with fresh noise at every step
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +51,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Draw into a file. InputError, before anything is drawn, for what will not do."""
     out = png(args.out)
+    check(args)
     from minidiff.commands import _sample
 
     _sample.run(args, out)
+
+
+def check(args: argparse.Namespace) -> None:
+    """InputError for arguments that do not go together, before anything is read."""
+    if args.mask and not args.image:
+        raise InputError("--mask belongs to --image FILE, of which it says what to paint anew")
+    if args.image and args.between:
+        raise InputError("--between and --image do not go together")
+    if args.between and args.sampler in NOISY:
+        raise InputError(f"--between wants a sampler without fresh noise, not {args.sampler}")
+    if args.between and len(args.prompts) > 2:
+        raise InputError(f"--between goes from one prompt to another, not over {len(args.prompts)}")
+    if args.strength is not None and (args.mask or not args.image):
+        raise InputError("--strength belongs to --image FILE, without --mask")
+    if not args.prompts and (args.scale is not None or args.negative):
+        raise InputError("--scale and --negative belong to a prompt")
+    if any(not prompt.strip() for prompt in args.prompts):
+        raise InputError("an empty prompt says nothing: give at least one word, or no prompt")
