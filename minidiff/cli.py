@@ -36,9 +36,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args = top.parse_args(words[: first + 1])
     if args.verb is None:
         return args
-    _found.verb(args.verb).arguments(verbs[args.verb])
-    # Intermixed: a list may go on after an option.
-    return verbs[args.verb].parse_intermixed_args(words[first + 1 :], args)
+    verb, words = verbs[args.verb], words[first + 1 :]
+    _found.verb(args.verb).arguments(verb)
+    found, rest = verb.parse_known_args(words, argparse.Namespace(**vars(args)))
+    # A list ends at the first option unless they may be intermixed; then what is missing is told in part.
+    return verb.parse_intermixed_args(words, args) if rest else found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
