@@ -29,7 +29,7 @@ from contest import (
 from turns import Parser, at_least, peak_rss, pin, save
 
 from minidiff import runtime
-from minidiff.commands import bench
+from minidiff.measure import results
 
 __all__ = [
     "Case",
@@ -99,8 +99,8 @@ def main(
             print(f"{name}: {error}", file=sys.stderr)
             wrong = True
     told = ", ".join(f"{dtype} {value:.0f} GFLOP/s" for dtype, value in ceilings.items())
-    print(f"{bench.named(machine)}; ceiling: {told}")
-    print(bench.report({"contenders": found}))
+    print(f"{results.named(machine)}; ceiling: {told}")
+    print(results.report({"contenders": found}))
     if found:
         result = {
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

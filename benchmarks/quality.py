@@ -25,7 +25,7 @@ SHOWN = ("subject", "colour", "accessory", "position", "all")
 def measure(folder: Path, clip: dict, draw: dict) -> dict:
     """Run quickstart in ``folder`` with these settings changed, and judge what it trained."""
     began = time.monotonic()
-    from minidiff.commands import quickstart
+    from minidiff.commands import _quickstart as quickstart
 
     quickstart.SHORTER_CLIP["cpu"] |= clip
     quickstart.SHORTER["cpu"] |= draw
@@ -77,16 +77,17 @@ def settings(texts: list[str]) -> dict:
 
 def table(rows: list[dict]) -> str:
     """The rows as Markdown."""
-    lines = ["| what | CLIP s | diffusion s | all s | " + " | ".join(SHOWN) + " | zero-shot |"]
-    lines.append("|" + " --- |" * (5 + len(SHOWN)))
+    from minidiff.tables import markdown
+
+    header, lines = ["what", "CLIP s", "diffusion s", "all s", *SHOWN, "zero-shot"], []
     for row in rows:
         took = row["seconds"]
         cells = [row["name"], *(f"{took[part]:.0f}" for part in ("clip", "text_to_image", "all"))]
         cells += [f"{100 * row['judge'][name]:.1f}%" for name in SHOWN]
         both = row["zero_shot"]
         cells.append(" / ".join(f"{100 * both[name]:.1f}%" for name in ("subject", "colour")))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown(header, lines, "<>")
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import quality
 from matplotlib.figure import Figure
 
-from minidiff.commands import bench
+from minidiff.measure import results as measured
 
 FOLDER = Path(__file__).parent
 MOST_BARS = 60  # in a chart a person can read
@@ -63,7 +63,7 @@ def chart(results: dict[str, dict], name: str) -> Figure:
     """A bar for each contestant but ours: its ratio to ours, quartiles as whiskers, a line at 1."""
     bars = []
     for key, result in results.items():
-        found = list(bench.rows(result))
+        found = list(measured.rows(result))
         both = {case for case, _, _ in found if case.endswith("forward + backward")}
         for case, contender, row in found:
             twice = case.endswith(", forward") and f"{case} + backward" in both
@@ -107,7 +107,7 @@ def section(key: str, result: dict) -> str:
     told += [f"{name} {machine[name]}" for name in ("jax", "jaxlib", "flax") if name in machine]
     peers = {
         f"{name} {row[name]}"
-        for _, _, row in bench.rows(result)
+        for _, _, row in measured.rows(result)
         for name in ("torch", "diffusers", "transformers", "open_clip")
         if isinstance(row.get(name), str)
     }
@@ -116,7 +116,7 @@ def section(key: str, result: dict) -> str:
     told += [f"ceiling {dtype} {value:.0f} GFLOP/s" for dtype, value in ceilings.items()]
     heading = f"### {_words(key).capitalize()}"
     parts = [heading, result.get("title", ""), f"`{result['command']}`", ", ".join(told) + "."]
-    return "\n\n".join([*filter(None, parts), bench.report(result)])
+    return "\n\n".join([*filter(None, parts), measured.report(result)])
 
 
 def write(folder: Path = FOLDER) -> Path:
@@ -126,11 +126,11 @@ def write(folder: Path = FOLDER) -> Path:
     if notes.exists():
         parts.append(notes.read_text(encoding="utf-8").strip())
     for path in sorted((folder / "results").glob("*.json")):
-        results = dict(sorted(bench.read(path).items()))
+        results = dict(sorted(measured.read(path).items()))
         if not results:
             continue
         widest = max((r["machine"] for r in results.values()), key=lambda m: m["cpu_count"])
-        name = bench.named(widest)
+        name = measured.named(widest)
         picture = path.with_suffix(".png")
         chart(results, name).savefig(picture, dpi=100, metadata={"Software": None})
         parts += [f"## {name}", f"![time / ours](results/{picture.name})"]

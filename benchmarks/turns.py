@@ -269,22 +269,28 @@ def compare(
 
 def table(rows: dict[str, dict]) -> str:
     """The contenders' reports as a Markdown table."""
-    lines = [
-        "| | s/step, median (quartiles) | minimum | first step | ratio to ours (quartiles) "
-        "| of minima | peak MiB | GFLOP/s |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    from minidiff.tables import markdown  # not where PyTorch runs
+
+    header = ("", "s/step, median (quartiles)", "minimum", "first step")
+    header += ("ratio to ours (quartiles)", "of minima", "peak MiB", "GFLOP/s")
+    lines = []
     for name, row in rows.items():
         low, middle, high = row["ratio_quartiles"]
         first, median, third = row["quartiles_s"]
         peak, gflops = row.get("peak_rss_bytes"), row.get("gflops")
         lines.append(
-            f"| {name} | {median:.3g} ({first:.3g} to {third:.3g}) | {row['min_s']:.3g} "
-            f"| {row['first_step_s']:.1f} | {middle:.2f} ({low:.2f} to {high:.2f}) "
-            f"| {row['ratio_of_minima']:.2f} | {round(peak / 2**20) if peak else ''} "
-            f"| {round(gflops) if gflops else ''} |"
+            [
+                name,
+                f"{median:.3g} ({first:.3g} to {third:.3g})",
+                f"{row['min_s']:.3g}",
+                f"{row['first_step_s']:.1f}",
+                f"{middle:.2f} ({low:.2f} to {high:.2f})",
+                f"{row['ratio_of_minima']:.2f}",
+                f"{round(peak / 2**20)}" if peak else "",
+                f"{round(gflops)}" if gflops else "",
+            ]
         )
-    return "\n".join(lines)
+    return markdown(header, lines, "<>")
 
 
 def save(out: Path | None, key: str, machine: dict, result: dict) -> Path:

@@ -22,8 +22,8 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 
-from minidiff.commands.doctor import speed_probe
 from minidiff.lesson import PRESET
+from minidiff.measure.speed import speed_probe
 from minidiff.plot.show import LOG, MOST_BYTES
 
 HERE = Path(__file__).parent

@@ -6,6 +6,7 @@ It is read in lesson 09.
 import jax
 import jax.numpy as jnp
 
+from minidiff import tables
 from minidiff.layers import count_parameters
 from minidiff.unet import Condition, UNet, UNetConfig
 
@@ -104,17 +105,12 @@ def count_blocks(config: UNetConfig) -> dict[str, int]:
 def table(config: UNetConfig, side: int) -> str:
     """``describe`` and ``count_blocks`` as text."""
     rows = describe(config, side)
-    wide = max(len(name) for name, _, _ in rows)
-    lines = [
-        f"{name:{wide}}  {' x '.join(map(str, shape)):>16}  {count:>13,}"
-        for name, shape, count in rows
-    ]
+    cells = [(name, " x ".join(map(str, shape)), f"{count:,}") for name, shape, count in rows]
     n = count_blocks(config)
     kind = "transformer blocks" if config.context else "self-attentions"
     return "\n".join(
         [
-            f"{'stage':{wide}}  {'output':>16}  {'parameters':>13}",
-            *lines,
+            tables.plain([("stage", "output", "parameters"), *cells], "<>"),
             f"{n['input']} + {n['middle']} + {n['output']} input, middle and output blocks: "
             f"{n['resblocks']} ResBlocks, {n['attention']} {kind}",
             f"{sum(count for _, _, count in rows):,} parameters",

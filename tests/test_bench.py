@@ -12,6 +12,7 @@ import pytest
 
 from minidiff.commands import bench
 from minidiff.errors import InputError
+from minidiff.measure import results as measured
 
 ROOT = Path(__file__).parents[1]
 MACHINE = {"cpu": "Abacus", "cpu_count": 2, "devices": ["cpu"], "python": "3.11.7", "jax": "0.10.2"}
@@ -160,7 +161,7 @@ def test_a_script_ends_with_status_1_and_one_line(contest, monkeypatch, capsys, 
     assert told.err.count("\n") == 1
     assert "sum: sum: twin differs" in told.err
     assert "right" in told.out
-    [(key, saved)] = bench.read(out).items()
+    [(key, saved)] = measured.read(out).items()
     assert key.startswith("sum_")
     assert saved["title"] == "Sums."
     assert list(saved["contenders"]) == ["right"]
@@ -182,52 +183,54 @@ def test_ratios_are_taken_turn_by_turn(contest):
 
 
 def test_compare_tells_ratios_and_what_lies_within_the_spread():
-    table = bench.compare(results(), results(scale=0.5))
+    table = measured.compare(results(), results(scale=0.5))
     lines = [line for line in table.splitlines() if line.startswith("| sum")]
     assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines] == [
         ["sum", "64 numbers", "ours", "1.10", "0.550", "0.500", "faster"],
         ["sum", "64 numbers", "reference", "2.20", "1.10", "0.500", "faster"],
     ]
     assert table.endswith("geometric mean of 2: 0.50")
-    assert "faster" not in bench.compare(results(), results(scale=0.99)).partition("| benchmark")[2]
-    assert "slower" in bench.compare(results(), results(scale=2))
+    assert (
+        "faster" not in measured.compare(results(), results(scale=0.99)).partition("| benchmark")[2]
+    )
+    assert "slower" in measured.compare(results(), results(scale=2))
 
 
 @pytest.mark.parametrize("change", [{"cpu": "Slide rule"}, {"cpu_count": 4}, {"devices": ["H100"]}])
 def test_different_machines_are_refused(change):
     with pytest.raises(InputError, match="different machines") as error:
-        bench.compare(results(), results(**change))
+        measured.compare(results(), results(**change))
     assert "\n" not in str(error.value)
     assert "Abacus, 2 cores, cpu" in str(error.value)
-    told = bench.compare(results(), results(**change), across_machines=True)
+    told = measured.compare(results(), results(**change), across_machines=True)
     assert told.startswith("**Different machines**: old Abacus, 2 cores, cpu; new ")
 
 
 def test_other_numbers_of_cores_have_other_keys_and_are_refused_too():
     new = {"sum_quick_4_cores": results(cpu_count=4)["sum_2_cores"]}
     with pytest.raises(InputError, match="different machines"):
-        bench.compare(results(), new)
+        measured.compare(results(), new)
 
 
 def test_the_same_machine_is_preferred():
     both = results() | {"sum_1_cores": results(scale=9, cpu_count=1)["sum_2_cores"]}
-    assert "0.500" in bench.compare(both, results(scale=0.5))
+    assert "0.500" in measured.compare(both, results(scale=0.5))
     quick = {"sum_quick_2_cores": results(scale=0.5)["sum_2_cores"]}
-    assert "0.500" in bench.compare(both, quick)
+    assert "0.500" in measured.compare(both, quick)
 
 
 def test_versions_and_ceilings_that_differ_are_told():
     old, new = results(), results(jax="0.12.0")
     old["sum_2_cores"]["ceiling_gflops"] = {"float32": 200.0}
     new["sum_2_cores"]["ceiling_gflops"] = {"float32": 100.0}
-    told = bench.compare(old, new).splitlines()
+    told = measured.compare(old, new).splitlines()
     assert told[0] == "jax: 0.10.2 -> 0.12.0"
     assert "200, now 100 GFLOP/s" in told[1]
 
 
 def test_nothing_in_common_is_said():
     with pytest.raises(InputError, match="no benchmark in common"):
-        bench.compare(results(), {"product_2_cores": results()["sum_2_cores"]})
+        measured.compare(results(), {"product_2_cores": results()["sum_2_cores"]})
 
 
 def test_the_verb_compares_two_files(tmp_path, capsys):
@@ -245,8 +248,8 @@ def test_what_is_no_results_file_is_told_in_a_line(tmp_path, text):
 
 def test_results_that_are_committed_can_be_read():
     for path in (ROOT / "benchmarks" / "results").glob("*.json"):
-        for found in bench.read(path).values():
-            assert "| ours" in bench.report(found) or "| chunked" in bench.report(found)
+        for found in measured.read(path).values():
+            assert "| ours" in measured.report(found) or "| chunked" in measured.report(found)
 
 
 # The verb
@@ -316,7 +319,7 @@ def test_running_adds_to_the_file_and_hands_on_peers(folder, tmp_path, capfd):
     out = write(tmp_path / "b.json", {"product_2_cores": results()["sum_2_cores"]})
     names = ["sampling", "sum"]
     bench.run(arguments(names=names, out=str(out), quick=True, peers=sys.executable), folder)
-    assert list(bench.read(out)) == ["product_2_cores", "sampling_2_cores", "sum_2_cores"]
+    assert list(measured.read(out)) == ["product_2_cores", "sampling_2_cores", "sum_2_cores"]
     told = capfd.readouterr().out
     assert told.count("--peers-python") == 1
     assert told.count("--quick") == 2

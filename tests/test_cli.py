@@ -9,9 +9,10 @@ import pytest
 import tiny
 from PIL import Image
 
-from minidiff import __version__, weights
-from minidiff.cli import PRESETS, RECIPES, main, parse
-from minidiff.commands import doctor
+from minidiff import __version__
+from minidiff.cli import main, parse
+from minidiff.commands import _found, doctor
+from minidiff.measure import speed
 from minidiff.recipes import ddpm
 from minidiff.recipes import judge as judge_recipe
 from minidiff.training.run import Run, open_run
@@ -192,7 +193,7 @@ SAMPLING = {
     "sample file.txt": ["file.txt"],
     "sample empty": ["empty", "config.json"],
     "sample untrained": ["untrained", "no checkpoint"],
-    "sample of_judge": ["of_judge", "judge", "sample draws from"],
+    "sample of_judge": ["of_judge", "judge", "not of ddpm or text_to_image"],
     "sample odd": ["odd", "config.json"],
     "sample run --steps 9": ["9", "8"],
     "sample run --sampler ddpm --steps 9": ["9", "8"],
@@ -230,7 +231,7 @@ def test_a_full_disk(capsys, tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(weights.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert status(tiny.command("run")) == 2
     err = capsys.readouterr().err
     assert err.startswith("minidiff: ")
@@ -274,11 +275,11 @@ def test_version_and_help(capsys):
         assert "usage: minidiff " + verb in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", _found.recipes())
 def test_the_fields_of_a_recipe(capsys, tmp_path, recipe):
     assert main(["train", recipe, "--fields"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[1:-1] == list(PRESETS)
+    assert lines[0].split()[1:-1] == list(_found.presets(recipe))
     assert {"steps", "batch_size", "learning_rate", "data"} <= {line.split()[0] for line in lines}
     assert files(tmp_path) == []
 
@@ -429,11 +430,11 @@ def test_every_check_of_the_doctor_holds():
 
 
 def test_the_probe_measures_something():
-    assert doctor.speed_probe(0.1) > 0
+    assert speed.speed_probe(0.1) > 0
 
 
 def test_the_doctor_reports(capsys, monkeypatch):
-    monkeypatch.setattr(doctor, "speed_probe", lambda: doctor.REFERENCE_GFLOPS / 2)
+    monkeypatch.setattr(speed, "speed_probe", lambda: speed.REFERENCE_GFLOPS / 2)
     monkeypatch.setattr(doctor, "checks", lambda: [("the sky is up", True), ("all is well", False)])
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out

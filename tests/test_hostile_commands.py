@@ -83,7 +83,7 @@ LINES = [
     ("compare run --scales", ["--scales"]),
     ("compare run --spacing even", ["'even'", "trailing"]),
     ("compare run --steps 9", ["--steps 9", "8"]),
-    ("compare clip", ["of clip", "sample draws from"]),
+    ("compare clip", ["of clip", "not of ddpm or text_to_image"]),
     ("classify clip 0.png", ["--labels"]),
     ("classify clip 0.png --labels", ["--labels"]),
     ("classify clip 0.png --labels cat", ["--labels", "two different"]),

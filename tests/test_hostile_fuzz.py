@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minidiff import weights
-from minidiff.commands import bench
 from minidiff.data.images import check_header, read_image
 from minidiff.data.sources import open_source
 from minidiff.errors import one_line
 from minidiff.grading.notebook import read as read_notebook
+from minidiff.measure import results
 from minidiff.recipes import clip, ddpm, judge, text_to_image
 from minidiff.text import Tokenizer
 from minidiff.training.config import override
@@ -377,7 +377,7 @@ def test_notebooks(data):
 @given(st.data())
 def test_results(data):
     Path("x.json").write_text(json.dumps(data.draw(edited(RESULTS))))
-    found = told(value_or_complaint(bench.read, "x.json"))
+    found = told(value_or_complaint(results.read, "x.json"))
     if not isinstance(found, str):
-        told(value_or_complaint(bench.compare, found, RESULTS))
-        told(value_or_complaint(bench.compare, RESULTS, found))
+        told(value_or_complaint(results.compare, found, RESULTS))
+        told(value_or_complaint(results.compare, RESULTS, found))

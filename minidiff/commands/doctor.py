@@ -1,41 +1,26 @@
-"""Is this machine fit, and how long will each preset take on it?"""
+"""Print versions, devices, a speed probe, and minutes per preset here.
 
-import importlib
-import time
+Is this machine fit, and how long will each preset take on it?
+"""
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+import argparse
 
 from minidiff import runtime
-from minidiff.data.scenes import SceneSource
-from minidiff.schedules import cosine_schedule, linear_schedule
-
-PROBE_SECONDS = 3.0
-# What `minidiff doctor` measured on the machine whose minutes stand in the recipes.
-REFERENCE_GFLOPS = 257.0
-SIDE, CHANNELS, BATCH = 16, 64, 32
+from minidiff.commands import _found
 
 
-def speed_probe(seconds: float = PROBE_SECONDS) -> float:
-    """Thousand million operations a second in the convolutions of a small U-Net."""
-    from minidiff.kernels.conv import conv
-
-    x = jnp.ones((BATCH, SIDE, SIDE, CHANNELS))
-    weight = jnp.full((3, 3, CHANNELS, CHANNELS), 1e-3)
-    run = jax.jit(jax.grad(lambda weight: jnp.mean(jnp.square(conv(x, weight)))))
-    run(weight).block_until_ready()
-    best, until = float("inf"), time.monotonic() + seconds
-    while time.monotonic() < until:
-        began = time.perf_counter()
-        run(weight).block_until_ready()
-        best = min(best, time.perf_counter() - began)
-    # Forward, and the gradient to the kernel: two convolutions of two operations per product.
-    return 2 * 2 * BATCH * SIDE**2 * 9 * CHANNELS**2 / best / 1e9
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """None."""
 
 
 def checks() -> list[tuple[str, bool]]:
     """(what should hold, whether it does) of data and schedules."""
+    import jax
+    import numpy as np
+
+    from minidiff.data.scenes import SceneSource
+    from minidiff.schedules import cosine_schedule, linear_schedule
+
     images = np.asarray(jax.jit(SceneSource(batch_size=64).batch)(0)["image"])
     found = [("scenes are float32 in [-1, 1]", bool(np.abs(images).max() <= 1))]
     found.append(("scenes use the range", bool(images.min() < -0.7 and images.max() > 0.7)))
@@ -47,17 +32,18 @@ def checks() -> list[tuple[str, bool]]:
     return found
 
 
-def run() -> None:
+def run(args: argparse.Namespace) -> None:
     """Print versions, devices and flags, the speed, predicted minutes, and the checks."""
-    for name, value in runtime.describe().items():
+    for name, value in (machine := runtime.describe()).items():
         print(f"{name}: {value}")
-    speed = speed_probe()
-    print(f"convolution speed: {speed:.0f} GFLOP/s")
-    if jax.default_backend() == "cpu":
+    from minidiff.measure import speed
+
+    gflops = speed.speed_probe()
+    print(f"convolution speed: {gflops:.0f} GFLOP/s")
+    if machine["backend"] == "cpu":
         print("predicted minutes on this machine:")
-        for name in ("clip", "ddpm", "text_to_image", "judge"):
-            minutes = importlib.import_module(f"minidiff.recipes.{name}").MINUTES
-            for preset, measured in minutes.items():
-                print(f"  {name} {preset}: {measured * REFERENCE_GFLOPS / speed:.1f}")
+        for name in _found.recipes():
+            for preset, minutes in _found.recipe(name).MINUTES.items():
+                print(f"  {name} {preset}: {minutes * speed.REFERENCE_GFLOPS / gflops:.1f}")
     for text, holds in checks():
         print(f"{'ok' if holds else 'WRONG'}: {text}")

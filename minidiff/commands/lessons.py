@@ -1,5 +1,6 @@
-"""The lessons as the command sees them: a list with minutes, and a copy to work in."""
+"""List the lessons with their minutes here, or open one in a copy of yours."""
 
+import argparse
 import json
 import re
 import shutil
@@ -8,14 +9,45 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from minidiff.commands._arguments import place
 from minidiff.errors import InputError
 
-FOLDER = Path(__file__).parents[2] / "lessons"
+HOUSE = Path(__file__).parents[1]
+# Beside the package in the repository; a wheel holds a copy among the assets (setup.py).
+PACKAGED = HOUSE / "assets" / "lessons"
+FOLDER = PACKAGED if PACKAGED.is_dir() else HOUSE.parent / "lessons"
 TO_A_FILE = re.compile(r"\[([^\]]+)\]\(\.\./[^)]+\)")  # a link that a copy elsewhere would break
 
 
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Nothing for the list; "open", and which one."""
+    parser.add_argument("action", nargs="?", choices=("open",), help="open a copy of one")
+    parser.add_argument("lesson", nargs="?", metavar="NN", help="its number, such as 07")
+    parser.add_argument(
+        "--to", type=place, default=".", metavar="FOLDER", help="of the copy; default: this one"
+    )
+    parser.add_argument("--no-start", action="store_true", help="copy it, do not start Jupyter")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the list, or copy a lesson and start Jupyter on it."""
+    if args.action is None:
+        notebooks()  # none here? then no probe either
+        from minidiff.measure.speed import speed_probe
+
+        print(listing(speed_probe()))
+        print("minidiff lessons open NN makes a copy of one for you to work in")
+        return
+    if args.lesson is None:
+        raise InputError("which lesson? give its number: minidiff lessons open 07")
+    mine, is_new = copy(args.lesson, args.to)
+    print(f"{mine}: " + ("a fresh copy" if is_new else "your work, as you left it"))
+    if not args.no_start and not start(mine):
+        print('Jupyter is not installed: pip install -e ".[lessons]", or open the file elsewhere')
+
+
 def notebooks(folder: Path = FOLDER) -> list[Path]:
-    """All lessons, in order. InputError where minidiff was installed without its repository."""
+    """All lessons, in order. InputError where they were left out of the installation."""
     found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not found:
         raise InputError(

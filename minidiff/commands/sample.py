@@ -1,79 +1,64 @@
-"""``minidiff sample``: pictures from a trained model, told what to show or what to begin with."""
+"""Draw images with a trained model.
+
+Draw images: of nothing in particular, of prompts, between two prompts or two noises, from a picture,
+or in a part of one.
+"""
 
 import argparse
-import math
-import sys
-from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from minidiff import memory, plot
-from minidiff.data.arrays import to_float
-from minidiff.data.images import image_size, read_images
-from minidiff.editing import image_to_image, inpaint, lerp, slerp
+from minidiff.commands import _found
+from minidiff.commands._arguments import count, number, place, png, scale, seed
 from minidiff.errors import InputError
-from minidiff.recipes import ddpm, text_to_image
-from minidiff.sampling import sample_noise
-from minidiff.solvers import SAMPLERS
-from minidiff.trained.diffusion import AT_ONCE, Diffusion, draw
-from minidiff.training.run import Run
 
-RECIPES = {"ddpm": ddpm, "text_to_image": text_to_image}
-STRENGTH = 0.6
-MOST_CAPTIONED = 256  # images on a sheet with their prompts
-NOISY = ("ddpm", "ancestral")
+NOISY = ("ddpm", "ancestral")  # samplers with fresh noise at every step
 
 
-def load(path: str) -> Diffusion:
-    """The model of a run, or of a diffusers folder."""
-    if (Path(path) / "model_index.json").exists():
-        return Diffusion.read(path)
-    recipe = Run.named(path).read_json("config.json").get("recipe")
-    if recipe is None:
-        return Diffusion.read(path)
-    if not isinstance(recipe, str) or recipe not in RECIPES:
-        raise InputError(f"{path} is a run of {recipe}: sample draws from {' and '.join(RECIPES)}")
-    return RECIPES[recipe].load(path)
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model, what to show, how to draw it."""
+    parser.add_argument(
+        "run", type=place,
+        help="a run of train ddpm or text_to_image, RUN@best or RUN@STEP for one of its "
+        "checkpoints, or a diffusers folder",
+    )  # fmt: skip
+    parser.add_argument(
+        "prompts", nargs="*", default=[], metavar="PROMPT", help='"a blue cat wearing a hat"'
+    )
+    parser.add_argument("--count", type=count, help="default: 16, or 4 for each prompt")
+    parser.add_argument(
+        "--out", type=place, default="samples.png", help="a PNG file; default: %(default)s"
+    )
+    parser.add_argument("--seed", type=seed, default=0)
+    parser.add_argument("--sampler", choices=_found.samplers(), help="default: as the run was told")
+    parser.add_argument("--steps", type=count, help="default: as the run was told; ddpm: all")
+    parser.add_argument("--scale", type=scale, help="of guidance; default: as the run was told")
+    parser.add_argument(
+        "--negative", default="", metavar="TEXT", help="what guidance leads away from"
+    )
+    parser.add_argument(
+        "--between", type=number(int, 2, 64), metavar="N", help="N images on the way"
+    )
+    parser.add_argument("--image", type=place, metavar="FILE", help="a picture to begin with")
+    parser.add_argument(
+        "--strength",
+        type=number(float, 0.001, 1),
+        help="how far it is noised, 0 to 1; default: 0.6",
+    )
+    parser.add_argument(
+        "--mask", type=place, metavar="FILE", help="keep FILE of --image but where this is white"
+    )
 
 
-def run(args: argparse.Namespace, out: Path) -> None:
-    """Draw what the command line asks for into the picture ``out``."""
-    _check(args)
-    model = load(args.run)
-    settings = _settings(args, model)
-    for note in model.scheduler.notes if model.scheduler else ():
-        print(f"minidiff: {args.run}: {note}", file=sys.stderr)
-    args.count = args.count or (4 * len(args.prompts) or 16)
-    if args.prompts:
-        if model.encoder is None:
-            raise InputError(f"{args.run} was trained without text: it takes no prompt")
-        _tell(model, args.prompts)
-    elif model.takes_text and model.encoder is None:
-        raise InputError(f"{args.run} wants a text, and there is no CLIP with it that reads one")
-    _check_memory(args, model)
-    key = jax.random.key(args.seed)
-    if args.between:
-        images = _between(key, model, args, settings)
-        plot.enlarge(plot.tile(images, len(images))).save(out)
-    else:
-        if args.image:
-            images = _from_image(key, model, args, settings)
-        else:
-            told = {"prompts": args.prompts, "scale": args.scale, "negative": args.negative}
-            sampler = settings["sampler"]
-            images = draw(key, model, args.count, **told, sampler=sampler, **settings["settings"])
-        if args.prompts:
-            captions = [args.prompts[i % len(args.prompts)] for i in range(args.count)]
-            plot.save(plot.contact_sheet(images, captions), out)
-        else:
-            plot.enlarge(plot.tile(images)).save(out)
-    print(f"{len(images)} samples of {args.run} are in {out}")
+def run(args: argparse.Namespace) -> None:
+    """Draw into a file. InputError, before anything is drawn, for what will not do."""
+    out = png(args.out)
+    check(args)
+    from minidiff.commands import _sample
+
+    _sample.run(args, out)
 
 
-def _check(args: argparse.Namespace) -> None:
-    """What is wrong with the command line, before anything is read."""
+def check(args: argparse.Namespace) -> None:
+    """InputError for arguments that do not go together, before anything is read."""
     if args.mask and not args.image:
         raise InputError("--mask belongs to --image FILE, of which it says what to paint anew")
     if args.image and args.between:
@@ -82,109 +67,9 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"--between wants a sampler without fresh noise, not {args.sampler}")
     if args.between and len(args.prompts) > 2:
         raise InputError(f"--between goes from one prompt to another, not over {len(args.prompts)}")
-    if args.image and (args.count or 0) > AT_ONCE:
-        raise InputError(f"--count {args.count} is too many with --image: at most {AT_ONCE}")
     if args.strength is not None and (args.mask or not args.image):
         raise InputError("--strength belongs to --image FILE, without --mask")
     if not args.prompts and (args.scale is not None or args.negative):
         raise InputError("--scale and --negative belong to a prompt")
     if any(not prompt.strip() for prompt in args.prompts):
         raise InputError("an empty prompt says nothing: give at least one word, or no prompt")
-
-
-def _settings(args: argparse.Namespace, model: Diffusion) -> dict:
-    """Of ``Diffusion.sampling``: the sampler's name and its steps. InputError for too many."""
-    sampler, total = args.sampler or model.sampler, model.schedule.steps
-    if args.between and sampler in NOISY:  # the model's own, for _check saw what was asked for
-        sampler = "ddim"
-    if args.steps and args.steps > total:
-        raise InputError(f"--steps {args.steps} is more than the model's {total}")
-    steps = args.steps or (None if sampler == "ddpm" else min(model.steps, total))
-    return {"sampler": sampler, "settings": {"steps": steps}}
-
-
-def _check_memory(args: argparse.Namespace, model: Diffusion) -> None:
-    """InputError for images so large or so many that they would not fit, by their shapes alone."""
-    if model.image_shape[2] not in (1, 3):
-        channels = model.image_shape[2]
-        raise InputError(
-            f"{args.run} draws images of {channels} channels: only 1 or 3 can be shown"
-        )
-    count = args.between or args.count
-    if args.prompts and count > MOST_CAPTIONED:
-        raise InputError(f"--count {count} is too many with prompts: at most {MOST_CAPTIONED}")
-    side = model.image_shape[0]
-    together = min(count, AT_ONCE)
-    needed = 4 * math.prod(model.image_shape) * count
-    config = model.network.config
-    needed += 4 * together * (side // config.patch) ** 2 * config.channels[0]
-    remedy = "draw fewer" if side <= 512 else "this model is too large for this machine"
-    memory.require(needed, f"drawing {count} images of {side} pixels", remedy)
-
-
-def _tell(model: Diffusion, prompts: list[str]) -> None:
-    """On stderr: what of the prompts the model cannot know."""
-    for text in model.encoder.cut(prompts):
-        print(f"minidiff: cut to {model.encoder.context} tokens: {text}", file=sys.stderr)
-    strange = model.encoder.unfamiliar(prompts)
-    if strange:
-        print(f"minidiff: never seen in training: {', '.join(strange)}", file=sys.stderr)
-
-
-def _between(
-    key: jax.Array, model: Diffusion, args: argparse.Namespace, settings: dict
-) -> np.ndarray:
-    """From one prompt to the other from the same noise; else from one noise to another."""
-    shares = jnp.linspace(0.0, 1.0, args.between)
-    one, other = (sample_noise(key, (1, *model.image_shape), i, 0) for i in range(2))
-    start = slerp(one, one if len(args.prompts) == 2 else other, shares)
-    if args.prompts:
-        ends = (model.condition(args.prompts[i:][:1]) for i in (0, -1))
-        denoiser = model.guided(lerp(*ends, shares), args.scale, args.negative)
-    else:
-        denoiser = model.denoiser([""] * args.between)
-    sampler, settings = model.sampling(**settings)
-    return np.asarray(sampler(key, denoiser, model.schedule, start.shape, start=start, **settings))
-
-
-def _from_image(
-    key: jax.Array, model: Diffusion, args: argparse.Namespace, settings: dict
-) -> np.ndarray:
-    """New versions of a picture, or of a part of it."""
-    total, count = model.schedule.steps, args.count
-    image = _read(args.image, model)
-    images = jnp.asarray(np.broadcast_to(image, (count, *image.shape)))
-    prompts = [args.prompts[i % len(args.prompts)] for i in range(count) if args.prompts]
-    denoiser = model.denoiser(prompts or [""] * count, args.scale, args.negative)
-    if args.mask:
-        known = _read_mask(args.mask, args.image, model)
-        sampler, settings = model.sampling(**settings)
-        made = inpaint(key, denoiser, model.schedule, images, known, sampler=sampler, **settings)
-    else:
-        # As many steps as this part of the way has of the whole.
-        t = max(round((args.strength or STRENGTH) * total) - 1, 0)
-        steps = settings["settings"]["steps"]
-        steps = steps and max(1, round(steps * (t + 1) / total))
-        sampler = SAMPLERS[settings["sampler"]]
-        made = image_to_image(
-            key, denoiser, model.schedule, images, t=t, sampler=sampler, steps=steps
-        )
-    return np.asarray(made)
-
-
-def _read_mask(path: str, image: str, model: Diffusion) -> jax.Array:
-    """(1, side, side, 1): 1 where the image is kept, which is where the mask is black."""
-    size, other = image_size(path), image_size(image)
-    if size != other:
-        raise InputError(
-            f"--mask {path} is {size[0]} x {size[1]}, "
-            f"but {image} is {other[0]} x {other[1]}: they must agree"
-        )
-    grey = read_images([Path(path)], model.image_shape[0], Path()).mean(axis=3, keepdims=True)
-    return jnp.float32(grey < 128)
-
-
-def _read(path: str, model: Diffusion) -> np.ndarray:
-    """An image file as the model draws."""
-    image = to_float(read_images([Path(path)], model.image_shape[0], Path()))[0]
-    return image.mean(axis=2, keepdims=True) if model.image_shape[2] == 1 else image

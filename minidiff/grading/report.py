@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
-from minidiff import checks
+from minidiff import checks, tables
 from minidiff.checks.exercise import MARKS
 from minidiff.errors import InputError
 from minidiff.files import check_output
@@ -44,11 +44,6 @@ def table(class_: list[Graded]) -> str:
     asked = [r.name for graded in class_ for r in graded.results]
     shares = [f"{solved.count(name)}/{asked.count(name)}" for name in names]
     rows.append(["right", *shares, f"{len(solved)}/{len(asked)}"])
-    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    told = [
-        "  ".join([f"{row[0]:{wide[0]}}", *map(str.rjust, row[1:], wide[1:])]).rstrip()
-        for row in rows
-    ]
     notes = [
         f"{graded.name}: {note}"
         for graded in class_
@@ -58,7 +53,7 @@ def table(class_: list[Graded]) -> str:
             *graded.cells,
         ]
     ]
-    return "\n".join([*told, *([""] if notes else []), *notes])
+    return "\n".join([tables.plain(rows, "<>"), *([""] if notes else []), *notes])
 
 
 def as_json(class_: list[Graded]) -> str:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from minidiff import plot
+from minidiff import plot, tables
 from minidiff.data.factors import FACTORS
 from minidiff.data.sources import drawn, open_source
 from minidiff.guidance import Conditioned
@@ -154,4 +154,4 @@ def table(rows: Sequence[dict]) -> str:
 
     names = list(rows[0])
     lines = [[cell(name, row[name]) for name in names] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (names, ["---"] * len(names), *lines))
+    return tables.markdown(names, lines, "<>")

@@ -14,7 +14,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
-from minidiff import weights
+from minidiff import tables, weights
 from minidiff.data.captions import parse_prompt
 from minidiff.data.factors import FACTORS
 from minidiff.data.sources import open_source
@@ -199,19 +199,18 @@ def _halves(count: int) -> tuple[slice, slice]:
 def table(report: dict) -> str:
     """The numbers of ``report`` as Markdown."""
     least = min(report["accuracy"], key=report["accuracy"].get)
-    lines = [
+    head = (
         f"Measured by the judge on {report['count']} samples. On real test scenes it is right on "
-        f"{100 * report['accuracy'][least]:.1f}% or more of every factor (least: {least}).",
-        "",
-        "| | samples | other real scenes |",
-        "|---|---|---|",
+        f"{100 * report['accuracy'][least]:.1f}% or more of every factor (least: {least})."
+    )
+    texts = {
+        "frechet": "Frechet distance to real scenes (lower is better)",
+        "coverage": "coverage of real scenes",
+        "certain": "images with every factor certain",
+        "commonest_subject": "share of the commonest subject",
+    }
+    rows = [
+        (text, f"{report[name]['made']:.3f}", f"{report[name]['floor']:.3f}")
+        for name, text in texts.items()
     ]
-    for name, text in (
-        ("frechet", "Frechet distance to real scenes (lower is better)"),
-        ("coverage", "coverage of real scenes"),
-        ("certain", "images with every factor certain"),
-        ("commonest_subject", "share of the commonest subject"),
-    ):
-        made, floor = report[name]["made"], report[name]["floor"]
-        lines.append(f"| {text} | {made:.3f} | {floor:.3f} |")
-    return "\n".join(lines)
+    return f"{head}\n\n{tables.markdown(('', 'samples', 'other real scenes'), rows, '<>')}"

@@ -26,6 +26,7 @@ from minidiff.data.tokens import some_captions
 from minidiff.errors import InputError, naming
 from minidiff.layers import count_parameters
 from minidiff.measure import exam, metrics
+from minidiff.tables import markdown
 from minidiff.text import TextConfig, Tokenizer
 from minidiff.trained.encoder import Encoder
 from minidiff.training.config import TrainConfig, setting
@@ -274,22 +275,16 @@ def report_text(report: dict) -> str:
 def tables(report: dict) -> list[str]:
     """Recall, and for scenes zero-shot accuracy, arithmetic and binding, as Markdown."""
     both = report["recall"]["image to text"], report["recall"]["text to image"]
-    head = [
-        "| recall among distinct test captions | image to text | text to image |",
-        "|---|---|---|",
-    ]
-    found = ["\n".join(head + [f"| {k} | {both[0][k]:.3f} | {both[1][k]:.3f} |" for k in both[0]])]
+    found = [_table("recall among distinct test captions", "image to text", "text to image", *both)]
     if "zero_shot" not in report:
         return found
     test, unseen = report["zero_shot"]["test"], report["zero_shot"]["unseen"]
-    head = [
-        "| zero-shot accuracy | test | subject and colour never seen together |",
-        "|---|---|---|",
-    ]
     hat = report["hat"]
     return [
         *found,
-        "\n".join(head + [f"| {k} | {test[k]:.3f} | {unseen[k]:.3f} |" for k in test]),
+        _table(
+            "zero-shot accuracy", "test", "subject and colour never seen together", test, unseen
+        ),
         "Image of a man with a hat minus the same man without: among all words, hat or cap is number "
         f"{', '.join(map(str, hat['ranks']))} (five pairs; without centring "
         f"{', '.join(map(str, hat['ranks_uncentred']))}). First words for the mean: "
@@ -297,3 +292,9 @@ def tables(report: dict) -> list[str]:
         "Binding: of two objects the right caption, against the one with the colours exchanged, is "
         f"nearer in {100 * report['binding']:.1f}% (chance 50%).",
     ]
+
+
+def _table(what: str, first: str, second: str, one: dict, other: dict) -> str:
+    """Two columns of shares under the same names."""
+    rows = [(name, f"{one[name]:.3f}", f"{other[name]:.3f}") for name in one]
+    return markdown((what, first, second), rows, "<>")

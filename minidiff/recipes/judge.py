@@ -6,12 +6,13 @@ Two cores, preset cpu: 0.8 minutes. Expect at least 98% right on every factor of
 """
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from minidiff import weights
+from minidiff import tables, weights
 from minidiff.data.factors import FACTORS
 from minidiff.data.sources import open_source
 from minidiff.measure import metrics
@@ -51,6 +52,13 @@ def loss(key: jax.Array, judge: Judge, batch: dict, noise: float = 0.0) -> jax.A
     return sum(terms)
 
 
+def load(path: str | Path) -> Judge:
+    """The averaged weights of a run. InputError if it is no run of this recipe."""
+    run = Run.named(path)
+    run.read_config("judge")
+    return run.load_ema(jax.eval_shape(Judge.init, jax.random.key(0)))
+
+
 def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = True) -> Run:
     """Train (or go on training) the judge in the folder ``out``; then measure it."""
     folder = open_run(out, "judge", config, devices)
@@ -66,7 +74,7 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
     halved = jax.tree.map(lambda x: x.astype(jnp.float16), state.ema)
     weights.save(folder.path / "judge.safetensors", halved, {"recipe": "judge"})
     folder.write_json("report.json", {"recipe": "judge", "accuracy": accuracy})
-    lines = [f"| {name} | {100 * value:.2f}% |" for name, value in accuracy.items()]
-    table = "\n".join(["| factor | right on test scenes |", "|---|---|", *lines])
+    rows = [(name, f"{100 * value:.2f}%") for name, value in accuracy.items()]
+    table = tables.markdown(("factor", "right on test scenes"), rows, "<>")
     folder.write_text("report.md", f"# judge\n\n{table}\n")
     return folder

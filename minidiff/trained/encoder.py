@@ -20,6 +20,7 @@ from minidiff.data.folder import list_files
 from minidiff.data.images import read_images
 from minidiff.errors import InputError
 from minidiff.text import Tokenizer
+from minidiff.tokenizer import real_clip_tokenizer
 
 AT_ONCE = 64  # images or texts per call
 
@@ -40,6 +41,16 @@ class Encoder:
 
     clip: CLIP
     tokenizer: Tokenizer
+
+    @classmethod
+    def published(cls, path: Path | str) -> "Encoder":
+        """A published CLIP: a Hugging Face folder, or OpenAI's weights as one .safetensors file.
+
+        InputError says what will not do.
+        """
+        if Path(path).suffix == ".safetensors":
+            return cls(weights.load_clip(path), real_clip_tokenizer()).checked(path)
+        return cls(weights.load_clip(path), weights.load_tokenizer(path)).checked(path)
 
     def checked(self, source: object) -> "Encoder":
         """Itself. InputError, naming where it was read, if the parts of it cannot work together."""

@@ -5,6 +5,7 @@ import math
 import types
 import typing
 
+from minidiff import tables
 from minidiff.errors import InputError
 
 MOST_SIDE = 4096  # of images
@@ -160,8 +161,4 @@ def presets_table(presets: dict[str, TrainConfig]) -> str:
     for field in dataclasses.fields(first):
         values = (str(getattr(config, field.name)) for config in presets.values())
         rows.append((field.name, *values, field.metadata["help"]))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return tables.plain(rows)

@@ -1,8 +1,6 @@
 """Weights in and out of files: our own, and those of the real models under their own names."""
 
-import importlib
-import os  # noqa: F401  the tests let a disk fail through it
-
+from minidiff.weights.clip import load_clip, load_tokenizer, save_clip
 from minidiff.weights.files import (
     LISTED,
     TEMPORARY,
@@ -15,11 +13,8 @@ from minidiff.weights.files import (
     unflatten,
     write_atomically,
 )
-
-# A training run needs no other library's names, nor the networks that they belong to.
-_LAZY = dict.fromkeys(("load_clip", "save_clip", "load_tokenizer"), "clip")
-_LAZY |= dict.fromkeys(("load_unet", "save_unet"), "unet")
-_LAZY |= dict.fromkeys(("read_scheduler", "write_scheduler"), "scheduler")
+from minidiff.weights.scheduler import read_scheduler, write_scheduler
+from minidiff.weights.unet import load_unet, save_unet
 
 __all__ = [
     "LISTED",
@@ -40,9 +35,3 @@ __all__ = [
     "write_atomically",
     "write_scheduler",
 ]
-
-
-def __getattr__(name: str):
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
