@@ -55,6 +55,7 @@ STANDS_ON = {"text_to_image"}  # recipes that begin with the run of another
 
 # Flat in minidiff/ lies what is taught, and these, which serve it.
 SERVING = {
+    "tables",
     "__init__",
     "__main__",
     "cli",
