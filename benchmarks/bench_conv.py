@@ -10,6 +10,7 @@ from functools import partial
 
 import harness
 
+from minidiff import layers
 from minidiff.kernels import conv, doubled_conv
 
 # (side of a CPU's images, inputs, outputs, kernel, stride)
@@ -42,7 +43,7 @@ def cases(args):
         names = ["explicit_gradients"]
         if kernel == 3 and stride == 1:
             names.append("winograd")
-        functions = harness.twins(conv, *names)
+        functions = harness.twins(layers.conv, conv, *names)
         yield harness.Case(
             f"{batch}x{side}x{side}, {n} -> {m}, {kernel}x{kernel}, stride {stride}",
             {name: partial(_strided, f, stride) for name, f in functions.items()},
@@ -53,7 +54,7 @@ def cases(args):
     side, n, m = finer * DOUBLED[0], wider * DOUBLED[1], wider * DOUBLED[2]
     yield harness.Case(
         f"{batch}x{side}x{side}, {n} -> {m}, doubled, then 3x3",
-        harness.twins(doubled_conv, "four_phases"),
+        harness.twins(layers.doubled_conv, doubled_conv, "four_phases"),
         inputs(batch, side, n, m, 3, dtype),
         flops=2 * batch * (2 * side) ** 2 * 9 * n * m,  # as the reference counts: twins need fewer
         **settings,

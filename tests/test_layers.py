@@ -48,13 +48,13 @@ def test_linear_is_a_matrix_product(lead):
     np.testing.assert_allclose(call(no_bias, x), expected - bias, atol=1e-5)
 
 
-def conv_loop(x, weight, bias, stride, zeros=None):
+def conv_loop(x, weight, bias, stride, padding=None):
     batch, height, width, _ = x.shape
     kernel = weight.shape[0]
-    zeros = zeros or (kernel // 2, kernel // 2)
-    padded = np.pad(x, ((0, 0), zeros, zeros, (0, 0)))
-    rows = (height + sum(zeros) - kernel) // stride + 1
-    columns = (width + sum(zeros) - kernel) // stride + 1
+    padding = padding or (kernel // 2, kernel // 2)
+    padded = np.pad(x, ((0, 0), padding, padding, (0, 0)))
+    rows = (height + sum(padding) - kernel) // stride + 1
+    columns = (width + sum(padding) - kernel) // stride + 1
     out = np.zeros((batch, rows, columns, weight.shape[3]))
     for b, r, c in np.ndindex(batch, rows, columns):
         seen = padded[b, r * stride : r * stride + kernel, c * stride : c * stride + kernel]
@@ -73,12 +73,12 @@ def test_conv_slides_a_window(kernel, stride, side):
     np.testing.assert_allclose(call(layer, x), expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("zeros", [(0, 1), (1, 0), (0, 0), (2, 1)], ids=str)
-def test_conv_has_its_zeros_where_it_is_told(zeros):
-    init = Conv.init(KEY, 3, 4, stride=2, zeros=zeros)
+@pytest.mark.parametrize("padding", [(0, 1), (1, 0), (0, 0), (2, 1)], ids=str)
+def test_conv_has_its_zeros_where_it_is_told(padding):
+    init = Conv.init(KEY, 3, 4, stride=2, padding=padding)
     layer = init.replace(weight=normal(3, 3, 3, 4), bias=normal(4))
     x = normal(2, 4, 7, 3)
-    expected = conv_loop(*doubled(x, layer.weight, layer.bias), 2, zeros)
+    expected = conv_loop(*doubled(x, layer.weight, layer.bias), 2, padding)
     np.testing.assert_allclose(call(layer, x), expected, atol=2e-5)
 
 
@@ -106,20 +106,20 @@ def test_group_norm_is_the_kernel():
 
 
 @pytest.mark.parametrize("width", [4, 6, 32])
-@pytest.mark.parametrize("last", [0, 1])
+@pytest.mark.parametrize("shift", [0, 1])
 @pytest.mark.parametrize("cos_first", [False, True])
-def test_time_embedding(width, last, cos_first):
+def test_time_embedding(width, shift, cos_first):
     t = np.array([0, 1, 17, 999])
     half = width // 2
     expected = np.zeros((4, width))
     for b, i in np.ndindex(4, half):
-        angle = t[b] * 10_000 ** (-i / (half - last))
+        angle = t[b] * 10_000 ** (-i / (half - shift))
         waves = (math.cos, math.sin) if cos_first else (math.sin, math.cos)
         expected[b, i], expected[b, half + i] = (wave(angle) for wave in waves)
-    settings = {"last": last, "cos_first": cos_first}
+    settings = {"frequency_shift": shift, "cos_first": cos_first}
     for times in (jnp.array(t), jnp.float32(t)):
         np.testing.assert_allclose(time_embedding(times, width, **settings), expected, atol=2e-4)
-    if last == 1 and not cos_first:
+    if shift == 1 and not cos_first:
         np.testing.assert_allclose(time_embedding(jnp.array(t), width), expected, atol=2e-4)
 
 

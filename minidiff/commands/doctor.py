@@ -19,7 +19,7 @@ SIDE, CHANNELS, BATCH = 16, 64, 32
 
 def speed_probe(seconds: float = PROBE_SECONDS) -> float:
     """Thousand million operations a second in the convolutions of a small U-Net."""
-    from minidiff.kernels.conv import conv
+    from minidiff.layers import conv
 
     x = jnp.ones((BATCH, SIDE, SIDE, CHANNELS))
     weight = jnp.full((3, 3, CHANNELS, CHANNELS), 1e-3)

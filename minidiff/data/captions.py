@@ -176,9 +176,9 @@ def caption_words(key: jax.Array, scene: Scene) -> Int[Array, "16"]:
 
 
 def full_caption_words(scene: Scene) -> Int[Array, "16"]:
-    """Word ids of the one complete caption in plain words, such as
+    """Word ids of the one complete caption in plain words; "none" goes unsaid.
 
-    "a small striped red cat wearing a hat in the snow on the left". "none" goes unsaid.
+    Such as "a small striped red cat wearing a hat in the snow on the left".
     """
     mention = dict.fromkeys(FACTORS, jnp.bool_(True))
     return _compose(scene, mention, dict.fromkeys([*FACTORS, "opening"], 0), 0)

@@ -1,7 +1,4 @@
-r"""Group normalisation, alone or with the SiLU after it: references, and twins with fewer passes.
-
-Wu and He 2018, https://arxiv.org/abs/1803.08494. Channels are split into groups; every group of every
-image is shifted to mean 0 and scaled to variance 1, then each channel gets its own scale and shift.
+r"""Group normalisation, alone or with the SiLU after it: twins of ``layers.group_norm``, in fewer passes.
 
 Per channel of an image all of this is one multiply-add, u = x a + b. So the twins sum over space per
 channel, combine the few sums of a group, and touch the big array once more. Going back, with the
@@ -14,6 +11,7 @@ two more sums over space, of g and of g x, are all they need.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -22,28 +20,6 @@ from jaxtyping import Array, Float
 
 from minidiff.kernels import pallas_group_norm
 from minidiff.kernels.platform import pallas, platform
-
-
-def reference(
-    x: Float[Array, "batch *space channels"],
-    scale: Float[Array, " channels"],
-    shift: Float[Array, " channels"],
-    groups: int,
-    eps: float = 1e-5,
-) -> Float[Array, "batch *space channels"]:
-    """Normalise as the paper writes it: centre, divide by the standard deviation, scale, shift."""
-    batch, channels = x.shape[0], x.shape[-1]
-    grouped = x.astype(jnp.float32).reshape(batch, -1, groups, channels // groups)
-    mean = grouped.mean(axis=(1, 3), keepdims=True)
-    variance = grouped.var(axis=(1, 3), keepdims=True)
-    normal = ((grouped - mean) * jax.lax.rsqrt(variance + eps)).reshape(batch, -1, channels)
-    out = normal * scale[None, None, :] + shift[None, None, :]
-    return out.reshape(x.shape).astype(x.dtype)
-
-
-def silu_reference(x, scale, shift, groups: int, eps: float = 1e-5):
-    """SiLU after it: u sigmoid(u)."""
-    return jax.nn.silu(reference(x, scale, shift, groups, eps))
 
 
 def sum_space(x: Float[Array, "batch space channels"]) -> Float[Array, "batch channels"]:
@@ -151,30 +127,17 @@ def _backward(groups, eps, silu, saved, gradient):
 few_passes.defvjp(_forward, _backward)
 
 
-def _twin():
+def group_norm_twin(*_) -> Callable:
     """The twin for this platform."""
     return few_passes if platform() == "cpu" else two_stage
 
 
-def group_norm(
-    x: Float[Array, "batch *space channels"],
-    scale: Float[Array, " channels"],
-    shift: Float[Array, " channels"],
-    groups: int,
-    eps: float = 1e-5,
-) -> Float[Array, "batch *space channels"]:
-    """``reference``, by the twin for this platform."""
-    return _twin()(x, scale, shift, groups, eps)
-
-
-def group_norm_silu(
-    x: Float[Array, "batch *space channels"],
-    scale: Float[Array, " channels"],
-    shift: Float[Array, " channels"],
-    groups: int,
-    eps: float = 1e-5,
-) -> Float[Array, "batch *space channels"]:
-    """``silu_reference``, by the twin for this platform and shape."""
+def group_norm_silu_twin(x: jax.Array, *_) -> Callable:
+    """The twin with the SiLU, for this platform and shape."""
     if pallas() and pallas_group_norm.fits(x):
-        return pallas_group_norm.group_norm_silu(x, scale, shift, groups, eps)
-    return _twin()(x, scale, shift, groups, eps, True)
+        return pallas_group_norm.group_norm_silu
+    return partial(_with_silu, group_norm_twin())
+
+
+def _with_silu(twin, *args):
+    return twin(*args, True)
