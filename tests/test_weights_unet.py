@@ -160,7 +160,7 @@ def test_the_time_is_told_as_the_settings_say(name, changes):
 @pytest.mark.parametrize(
     ("name", "padding"), [("ddpm", None), ("latent", (0, 1)), ("linear", None)]
 )
-def test_zeros_lie_where_the_settings_say(name, zeros):
+def test_zeros_lie_where_the_settings_say(name, padding):
     wanted, _ = golden(name)
     before = wanted[f"down.0.blocks.{loaded(name).config.blocks - 1}"]
     for unet, wrong in ((loaded(name), False), (settings_of(name, padding=padding), True)):
