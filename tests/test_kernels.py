@@ -1,4 +1,4 @@
-"""Each kernel's reference against a float64 loop, and each twin against the reference."""
+"""What layers write out against a float64 loop, and each of its twins."""
 
 import hypothesis.strategies as st
 import jax
@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from minidiff import layers
 from minidiff.kernels import bias, conv, doubled_conv, group_norm, layer_norm
 from minidiff.kernels.platform import assume
 
 pytestmark = pytest.mark.usefixtures("optimized")
 
-TWINS = [group_norm.reference, group_norm.two_stage, group_norm.few_passes]
+TWINS = [layers.group_norm.reference, group_norm.two_stage, group_norm.few_passes]
 by_name = pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.__name__)
 
 
@@ -72,7 +73,7 @@ def value_and_gradients(twin):
     return jax.jit(jax.grad(weighted, argnums=(0, 1, 2)), static_argnums=4)
 
 
-REFERENCE_GRADIENTS = value_and_gradients(group_norm.reference)
+REFERENCE_GRADIENTS = value_and_gradients(layers.group_norm.reference)
 
 
 @pytest.mark.parametrize("twin", TWINS[1:], ids=lambda twin: twin.__name__)
@@ -93,7 +94,7 @@ def test_twin_agrees_with_the_reference(twin, batch, height, width, groups, size
     if height * width * size > 1:  # a group of one value has variance 0: all is rounding
         np.testing.assert_allclose(
             twin(x, scale, shift, groups),
-            group_norm.reference(x, scale, shift, groups),
+            layers.group_norm.reference(x, scale, shift, groups),
             atol=5 * tight,
             rtol=tight,
         )
@@ -119,9 +120,11 @@ def test_gradient_is_the_slope(twin):
         assert float(gradient[where]) == pytest.approx(slope, abs=1e-4)
 
 
+def silu_reference(x, scale, shift, groups):
+    return jax.nn.silu(layers.group_norm.reference(x, scale, shift, groups))
+
+
 def with_silu(twin):
-    if twin is group_norm.reference:
-        return group_norm.silu_reference
     return lambda x, scale, shift, groups: twin(x, scale, shift, groups, silu=True)
 
 
@@ -136,10 +139,10 @@ def with_silu(twin):
 def test_twin_with_silu_agrees_with_the_reference(twin, batch, space, groups, size):
     x, scale, shift = inputs((batch, space, groups * size), offset=1.0, seed=space)
     weight = inputs(x.shape, seed=size)[0]
-    expected = group_norm.silu_reference(x, scale, shift, groups)
+    expected = silu_reference(x, scale, shift, groups)
     np.testing.assert_allclose(with_silu(twin)(x, scale, shift, groups), expected, atol=1e-5)
     found = value_and_gradients(with_silu(twin))(x, scale, shift, weight, groups)
-    expected = value_and_gradients(group_norm.silu_reference)(x, scale, shift, weight, groups)
+    expected = value_and_gradients(silu_reference)(x, scale, shift, weight, groups)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4, rtol=2e-4)
 
@@ -149,11 +152,10 @@ def test_the_choice_is_the_reference_on_every_platform(device):
     x, scale, shift = inputs((2, 3, 4, 6))
     with assume(device):
         plain, silu = (
-            choice(x, scale, shift, 3)
-            for choice in (group_norm.group_norm, group_norm.group_norm_silu)
+            choice(x, scale, shift, 3) for choice in (layers.group_norm, layers.group_norm_silu)
         )
-    np.testing.assert_allclose(plain, group_norm.reference(x, scale, shift, 3), atol=1e-5)
-    np.testing.assert_allclose(silu, group_norm.silu_reference(x, scale, shift, 3), atol=1e-5)
+    np.testing.assert_allclose(plain, layers.group_norm.reference(x, scale, shift, 3), atol=1e-5)
+    np.testing.assert_allclose(silu, silu_reference(x, scale, shift, 3), atol=1e-5)
 
 
 # Bias
@@ -174,11 +176,12 @@ def test_bias_value_and_gradients(shape, each):
         return out, *gradients
 
     for found, expected in zip(
-        results(bias.summed_by_products), results(bias.reference), strict=True
+        results(bias.summed_by_products), results(layers.add_bias.reference), strict=True
     ):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(
-        bias.reference(x, offset)[0], np.asarray(x)[0] + np.asarray(offset[0] if each else offset)
+        layers.add_bias.reference(x, offset)[0],
+        np.asarray(x)[0] + np.asarray(offset[0] if each else offset),
     )
 
 
@@ -191,7 +194,7 @@ def row_loop(x, scale, shift, eps):
     return np.stack(rows) * scale + shift
 
 
-@pytest.mark.parametrize("twin", [layer_norm.reference, layer_norm.own_gradient])
+@pytest.mark.parametrize("twin", [layers.layer_norm.reference, layer_norm.own_gradient])
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 def test_layer_norm_value(twin, offset):
     x, scale, shift = inputs((5, 37), offset)
@@ -215,7 +218,7 @@ def test_layer_norm_gradients(rows, width):
         return jax.jit(jax.grad(weighted, (0, 1, 2)))(x, scale, shift)
 
     for found, expected in zip(
-        gradients(layer_norm.own_gradient), gradients(layer_norm.reference), strict=True
+        gradients(layer_norm.own_gradient), gradients(layers.layer_norm.reference), strict=True
     ):
         np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
 
@@ -246,7 +249,7 @@ def conv_loops(x, weight, slope, stride, zeros):
     return value, to_x, to_weight
 
 
-@pytest.mark.parametrize("twin", [conv.reference, conv.explicit_gradients])
+@pytest.mark.parametrize("twin", [layers.conv.reference, conv.explicit_gradients])
 @pytest.mark.parametrize(
     ("shape", "kernel", "stride", "zeros"),
     [
@@ -324,18 +327,18 @@ def products(function, *shapes):
     ids=str,
 )
 def test_conv_chooses_by_shape_and_platform(x, weight, halved):
-    full = products(conv.reference, x, weight)
-    assert products(conv.conv, x, weight) < 0.7 * full if halved else True
+    full = products(conv.explicit_gradients, x, weight)
+    assert products(layers.conv, x, weight) < 0.7 * full if halved else True
     with assume("tpu"):
-        assert products(lambda *args: conv.conv(*args), x, weight) > 0.9 * full
+        assert products(lambda *args: layers.conv(*args), x, weight) > 0.9 * full
     if not halved:
-        assert products(lambda *args: conv.conv(*args), x, weight) > 0.9 * full
+        assert products(lambda *args: layers.conv(*args), x, weight) > 0.9 * full
 
 
 # Doubling and convolving
 
 
-DOUBLED = [doubled_conv.reference, doubled_conv.four_phases]
+DOUBLED = [layers.doubled_conv.reference, doubled_conv.four_phases]
 
 
 def doubled_inputs(side, seed=0, channels=(3, 4)):
@@ -390,15 +393,15 @@ def test_doubled_conv_inside_a_scan():
 
     def scanned(weights):
         def body(total, weight):
-            return total + doubled_conv.doubled_conv(x, weight).sum(), None
+            return total + layers.doubled_conv(x, weight).sum(), None
 
         return jax.lax.scan(body, 0.0, weights)[0]
 
     value, gradient = jax.jit(jax.value_and_grad(scanned))(weights)
     assert float(value) == pytest.approx(2 * doubled_loop(x, weights[0]).sum(), abs=1e-3)
-    expected = jax.grad(lambda w: doubled_conv.reference(x, w).sum())(weights[0])
+    expected = jax.grad(lambda w: layers.doubled_conv.reference(x, w).sum())(weights[0])
     np.testing.assert_allclose(gradient, np.stack([expected] * 2), atol=1e-4)
 
 
 def test_the_chosen_doubled_conv_is_a_twin():
-    assert doubled_conv.doubled_conv in DOUBLED
+    assert doubled_conv.doubled_conv_twin() in DOUBLED

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 
 from minidiff.kernels import attention as kernels
-from minidiff.kernels import pallas_attention
 from minidiff.kernels.platform import assume
+from minidiff.transformer import attention
 
 pytestmark = pytest.mark.usefixtures("optimized")
 
 TWINS = {
-    "reference": kernels.reference,
+    "reference": attention.reference,
     "batched": kernels.batched,
     "a query at a time": partial(kernels.tiled, tile=1),
     "some queries at a time": partial(kernels.tiled, tile=20),
@@ -100,13 +100,13 @@ def test_a_mask_of_every_head():
     agrees(with_mask(partial(kernels.tiled, tile=20), mask), inputs(3, 7, 5, 2, 4), mask)
 
 
-@pytest.mark.parametrize("twin", [kernels.reference, kernels.batched])
+@pytest.mark.parametrize("twin", [attention.reference, kernels.batched])
 def test_large_scores_do_not_overflow(twin):
     q, k, v, slope = inputs(2, 5, 6, 1, 4)
     agrees(twin, (100 * q, k, v, slope), atol=2e-3)
 
 
-@pytest.mark.parametrize("twin", [kernels.reference, kernels.batched, TWINS["a query at a time"]])
+@pytest.mark.parametrize("twin", [attention.reference, kernels.batched, TWINS["a query at a time"]])
 def test_a_query_that_may_look_nowhere_is_nan_and_alone(twin):
     q, k, v, _ = inputs(1, 3, 4, 1, 2)
     mask = np.ones((1, 1, 3, 4), bool)
@@ -116,7 +116,7 @@ def test_a_query_that_may_look_nowhere_is_nan_and_alone(twin):
     assert np.isfinite(out[0, [0, 2]]).all()
 
 
-@pytest.mark.parametrize("twin", [kernels.reference, kernels.batched, TWINS["a query at a time"]])
+@pytest.mark.parametrize("twin", [attention.reference, kernels.batched, TWINS["a query at a time"]])
 def test_half_precision_in_and_out(twin):
     arrays = [x.astype(jnp.bfloat16).astype(jnp.float32) for x in inputs(2, 9, 7, 2, 8)]
     q, k, v = (x.astype(jnp.bfloat16) for x in arrays[:3])
@@ -129,9 +129,9 @@ def test_half_precision_in_and_out(twin):
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda q, k, v: kernels.reference(2 * q, k, v),
-        lambda q, k, v: kernels.reference(q, k, v, jnp.arange(6)[None, None, None, :] > 0),
-        lambda q, k, v: kernels.reference(q, jax.lax.stop_gradient(k), v),
+        lambda q, k, v: attention.reference(2 * q, k, v),
+        lambda q, k, v: attention.reference(q, k, v, jnp.arange(6)[None, None, None, :] > 0),
+        lambda q, k, v: attention.reference(q, jax.lax.stop_gradient(k), v),
         lambda q, k, v: kernels.tiled(q[::-1], k, v, tile=20),
     ],
     ids=["the scale", "the mask", "a gradient", "the order"],
@@ -162,24 +162,24 @@ def shape(batch, tokens, heads, width, dtype=jnp.float32):
 
 def chosen(where, q, mask=None):
     with assume(where, pallas=True):
-        twin = kernels.choice(q, q, mask)
+        twin = kernels.attention_twin(q, q, q, mask)
     return getattr(twin, "func", twin)
 
 
 @pytest.mark.parametrize(
     ("where", "q", "twin"),
     [
-        ("cpu", shape(128, 16, 4, 24), kernels.reference),
+        ("cpu", shape(128, 16, 4, 24), None),
         ("cpu", shape(128, 64, 3, 32), kernels.batched),
         ("cpu", shape(64, 256, 1, 64), kernels.tiled),
         ("cpu", shape(1, 4096, 8, 40), kernels.tiled),
-        ("gpu", shape(128, 64, 3, 32), kernels.reference),
+        ("gpu", shape(128, 64, 3, 32), None),
         ("gpu", shape(8, 4096, 8, 40), kernels.tiled),
-        ("gpu", shape(1, 2048, 8, 64), kernels.reference),
-        ("tpu", shape(128, 64, 3, 32), kernels.reference),
-        ("tpu", shape(1, 2048, 8, 64), pallas_attention.flash),
-        ("tpu", shape(1, 8192, 2, 64), kernels.reference),  # too much for the fast memory
-        ("tpu", shape(1, 8192, 2, 64, jnp.bfloat16), pallas_attention.flash),
+        ("gpu", shape(1, 2048, 8, 64), None),
+        ("tpu", shape(128, 64, 3, 32), None),
+        ("tpu", shape(1, 2048, 8, 64), kernels.flash),
+        ("tpu", shape(1, 8192, 2, 64), None),  # too much for the fast memory
+        ("tpu", shape(1, 8192, 2, 64, jnp.bfloat16), kernels.flash),
         ("tpu", shape(8, 8192, 8, 64), kernels.tiled),
     ],
     ids=lambda x: getattr(x, "__name__", str(x)),
@@ -190,11 +190,11 @@ def test_the_choice(where, q, twin):
 
 def test_flash_is_not_chosen_unless_wanted(monkeypatch):
     q = shape(8, 2048, 8, 64)
-    assert chosen("tpu", q) is pallas_attention.flash
+    assert chosen("tpu", q) is kernels.flash
     with assume("tpu"):
-        assert kernels.choice(q, q, None) is not pallas_attention.flash
+        assert kernels.attention_twin(q, q, q, None) is not kernels.flash
     monkeypatch.setenv("MINIDIFF_PALLAS", "1")  # this is no TPU
-    assert kernels.choice(q, q, None) is not pallas_attention.flash
+    assert kernels.attention_twin(q, q, q, None) is not kernels.flash
 
 
 def test_flash_is_not_chosen_with_a_mask():
@@ -205,16 +205,14 @@ def test_flash_is_not_chosen_with_a_mask():
 
 def test_cudnn_is_chosen_on_a_real_gpu_only(monkeypatch):
     half, whole = shape(2, 64, 2, 32, jnp.bfloat16), shape(2, 64, 2, 32)
-    assert chosen("gpu", half) is (
-        kernels.cudnn if jax.default_backend() == "gpu" else kernels.reference
-    )
+    assert chosen("gpu", half) is (kernels.cudnn if jax.default_backend() == "gpu" else None)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert chosen("gpu", half) is kernels.cudnn
     odd, mask = shape(2, 63, 2, 32, jnp.bfloat16), jax.ShapeDtypeStruct((1, 1, 63, 63), bool)
     assert chosen("gpu", odd) is kernels.cudnn
-    assert chosen("gpu", odd, mask) is kernels.reference
-    assert chosen("gpu", whole) is kernels.reference
-    assert chosen("gpu", shape(2, 64, 2, 36, jnp.bfloat16)) is kernels.reference
+    assert chosen("gpu", odd, mask) is None
+    assert chosen("gpu", whole) is None
+    assert chosen("gpu", shape(2, 64, 2, 36, jnp.bfloat16)) is None
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs a GPU")
@@ -228,7 +226,7 @@ def test_cudnn_follows_the_equation():
 
 def test_the_operation_is_the_equation():
     mask = make_mask("both", 3, 5, 6)
-    agrees(with_mask(kernels.attention, mask), inputs(3, 5, 6, 2, 4), mask)
+    agrees(with_mask(attention, mask), inputs(3, 5, 6, 2, 4), mask)
 
 
 @pytest.mark.parametrize(("where", "target"), [("gpu", "cuda"), ("tpu", "tpu")])
@@ -238,7 +236,7 @@ def test_the_operation_is_the_equation():
 )
 def test_lowers(where, target, dtype, sizes):
     def loss(q, k, v):
-        return kernels.attention(q, k, v).astype(jnp.float32).sum()
+        return attention(q, k, v).astype(jnp.float32).sum()
 
     q = shape(*sizes, dtype)
     with assume(where, pallas=True):
