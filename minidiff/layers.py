@@ -76,6 +76,7 @@ def group_norm(
     mean = grouped.mean(axis=(1, 3), keepdims=True)
     variance = grouped.var(axis=(1, 3), keepdims=True)
     normal = ((grouped - mean) * jax.lax.rsqrt(variance + eps)).reshape(batch, -1, channels)
+    scale, shift = scale.astype(jnp.float32), shift.astype(jnp.float32)
     return (normal * scale[None, None] + shift[None, None]).reshape(x.shape).astype(x.dtype)
 
 
@@ -102,6 +103,7 @@ def layer_norm(
     centred = x.astype(jnp.float32) - x.astype(jnp.float32).mean(axis=1, keepdims=True)
     variance = jnp.square(centred).mean(axis=1, keepdims=True)
     normal = centred * jax.lax.rsqrt(variance + eps)
+    scale, shift = scale.astype(jnp.float32), shift.astype(jnp.float32)
     return (normal * scale[None] + shift[None]).astype(x.dtype)
 
 
@@ -224,7 +226,8 @@ def time_embedding(
     ``width`` is even and at least 4. Stable Diffusion has the cosines first and a shift of 0.
     """
     half = width // 2
-    frequencies = jnp.exp(-math.log(10_000) * jnp.arange(half) / (half - frequency_shift))
+    i = jnp.arange(half, dtype=jnp.float32)
+    frequencies = jnp.exp(-math.log(10_000) * i / (half - frequency_shift))
     angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
     waves = [jnp.sin(angles), jnp.cos(angles)]
     return jnp.concatenate(waves[::-1] if cos_first else waves, axis=1)

@@ -20,6 +20,8 @@ import pytest  # noqa: E402
 
 # Arrays of different rank never meet by accident: (batch,) * (batch, 1) is a classic bug.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Nor arrays of different type: float32 + bfloat16 or int32 * float32 is written out where it is meant.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 # The first example compiles, so a deadline would measure the compiler.
 hypothesis.settings.register_profile("local", deadline=None, max_examples=25)

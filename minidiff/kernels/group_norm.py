@@ -35,13 +35,13 @@ def sum_space(x: Float[Array, "batch space channels"]) -> Float[Array, "batch ch
 
 
 def _coefficients(flat, scale, shift, groups, eps, sums):
-    """(mean, 1 / standard deviation, a, b), each (batch, channels)."""
+    """(mean, 1 / standard deviation, a, b), each (batch, channels) in float32."""
     mean = _over_group(sums(flat), groups, flat.shape[1])
     # From centred values: E[x^2] - E[x]^2 would lose its digits where the mean is large.
     variance = _over_group(sums(jnp.square(flat - mean[:, None, :])), groups, flat.shape[1])
     inverse = jax.lax.rsqrt(variance + eps)
-    a = inverse * scale[None, :]
-    return mean, inverse, a, shift[None, :] - mean * a
+    a = inverse * scale.astype(jnp.float32)[None, :]
+    return mean, inverse, a, shift.astype(jnp.float32)[None, :] - mean * a
 
 
 def _over_group(per_channel: jax.Array, groups: int, space: int) -> jax.Array:
@@ -104,7 +104,8 @@ def _forward(x, scale, shift, groups, eps, silu):
 
 def _backward(groups, eps, silu, saved, gradient):
     x, scale, shift, mean, inverse = saved
-    flat, gradient = _flat(x), _flat(gradient)
+    flat, gradient, dtype = _flat(x), _flat(gradient), scale.dtype
+    scale, shift = scale.astype(jnp.float32), shift.astype(jnp.float32)
     a = inverse * scale[None, :]
     b = shift[None, :] - mean * a
     if silu:
@@ -121,7 +122,8 @@ def _backward(groups, eps, silu, saved, gradient):
     d = -inverse * _over_group(to_shift * scale[None, :], groups, space) - mean * c
     a, c, d = jax.lax.optimization_barrier((a, c, d))
     to_x = gradient * a[:, None, :] + _affine(flat, c, d)
-    return to_x.reshape(x.shape).astype(x.dtype), to_scale.sum(axis=0), to_shift.sum(axis=0)
+    to_scale, to_shift = (to.sum(axis=0).astype(dtype) for to in (to_scale, to_shift))
+    return to_x.reshape(x.shape).astype(x.dtype), to_scale, to_shift
 
 
 few_passes.defvjp(_forward, _backward)

@@ -40,6 +40,7 @@ def own_gradient(
     eps: float = 1e-5,
 ) -> Float[Array, "rows width"]:
     """Means by products, and the gradient above."""
+    scale, shift = scale.astype(jnp.float32), shift.astype(jnp.float32)
     return (_normal(x, eps)[0] * scale[None, :] + shift[None, :]).astype(x.dtype)
 
 
@@ -51,9 +52,10 @@ def _backward(eps, saved, gradient):
     x, scale = saved
     normal, inverse = _normal(x, eps)
     gradient = gradient.astype(jnp.float32)
-    to_normal = gradient * scale[None, :]
+    to_normal = gradient * scale.astype(jnp.float32)[None, :]
     to_x = (to_normal - _mean(to_normal) - normal * _mean(to_normal * normal)) * inverse
-    return to_x.astype(x.dtype), sum_rows(gradient * normal), sum_rows(gradient)
+    to_scale, to_shift = sum_rows(gradient * normal), sum_rows(gradient)
+    return to_x.astype(x.dtype), to_scale.astype(scale.dtype), to_shift.astype(scale.dtype)
 
 
 own_gradient.defvjp(_forward, _backward)
