@@ -230,7 +230,7 @@ def test_a_full_disk(capsys, tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(weights.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     assert status(tiny.command("run")) == 2
     err = capsys.readouterr().err
     assert err.startswith("minidiff: ")

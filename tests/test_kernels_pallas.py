@@ -55,7 +55,7 @@ def test_flash_in_half_precision():
 
 def test_flash_where_a_padded_key_would_outweigh_all():
     q, k, v, slope = inputs(1, 5, 6, 1, 4)
-    agrees(lambda q, k, v: flash(q, k, v, False, BLOCK), (9 + q, k / 9 - 9, v, slope), atol=2e-4)
+    agrees(lambda q, k, v: flash(q, k, v, False, BLOCK), (9 + q, k / 9 - 9, v, slope))
 
 
 # CLIP's loss

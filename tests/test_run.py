@@ -437,7 +437,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(whole, tmp_path, monkeypatch):
         if step == 6:
             while Run(tmp_path).saved_steps() != [4]:  # a thread is writing it
                 time.sleep(0.01)
-            monkeypatch.setattr(weights.os, "fsync", full)
+            monkeypatch.setattr("os.fsync", full)
 
     with pytest.raises(OSError, match="No space left") as caught:
         go(tmp_path, at_pictures=fill_up)

@@ -130,7 +130,7 @@ def fail_in_fsync(monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(weights.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     return contextlib.nullcontext()
 
 
@@ -156,7 +156,7 @@ def fail_in_rename(monkeypatch):
     def refuse(old, new):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), old, None, new)
 
-    monkeypatch.setattr(weights.os, "replace", refuse)
+    monkeypatch.setattr("os.replace", refuse)
     return contextlib.nullcontext()
 
 
@@ -179,7 +179,7 @@ def test_an_interruption_leaves_the_old_content(tmp_path, monkeypatch):
     def interrupt(descriptor):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(weights.os, "fsync", interrupt)
+    monkeypatch.setattr("os.fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         weights.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
@@ -204,7 +204,7 @@ def test_content_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch):
         seen.append((os.stat(descriptor).st_size, path.read_bytes()))
         fsync(descriptor)
 
-    monkeypatch.setattr(weights.os, "fsync", note)
+    monkeypatch.setattr("os.fsync", note)
     weights.write_atomically(path, b"the new")
     assert seen[0] == (7, b"old")
     assert path.read_bytes() == b"the new"

@@ -313,7 +313,7 @@ def test_a_full_disk_leaves_the_old_model(folder, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(descriptor)
 
-    monkeypatch.setattr(weights.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="space") as caught:
         weights.save_clip(weights.load_clip(GOLDEN / "gelu"), folder)
     assert caught.value.filename == str(folder / "config.json")
@@ -333,7 +333,7 @@ def test_a_crash_leaves_no_mixture(folder, monkeypatch, crash):
         rename(source, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr(weights.os, "replace", interrupted)
+        patched.setattr("os.replace", interrupted)
         if crash < 3:
             with pytest.raises(KeyboardInterrupt):
                 weights.save_clip(new, folder)

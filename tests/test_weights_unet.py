@@ -367,7 +367,7 @@ def test_a_crash_leaves_no_mixture(folder, monkeypatch, crash):
         rename(source, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr(weights.os, "replace", interrupted)
+        patched.setattr("os.replace", interrupted)
         if crash < 2:
             with pytest.raises(KeyboardInterrupt):
                 weights.save_unet(filled(SMALL), folder)

@@ -1,7 +1,6 @@
 """Weights in and out of files: our own, and those of the real models under their own names."""
 
 import importlib
-import os  # noqa: F401  the tests let a disk fail through it
 
 from minidiff.weights.files import (
     LISTED,
