@@ -91,16 +91,14 @@ def group_norm_silu(
 
 @faster_by(layer_norm_twin)
 def layer_norm(
-    x: Float[Array, "rows width"],
-    scale: Float[Array, " width"],
-    shift: Float[Array, " width"],
-    eps: float = 1e-5,
-) -> Float[Array, "rows width"]:
+    x: Float[Array, "rows channels"], scale: Channels, shift: Channels, eps: float = 1e-5
+) -> Float[Array, "rows channels"]:
     """Every row shifted to mean 0 and scaled to variance 1, in float32; then scale and shift.
 
     Ba et al. 2016, https://arxiv.org/abs/1607.06450, equation 4
     """
-    centred = x.astype(jnp.float32) - x.astype(jnp.float32).mean(axis=1, keepdims=True)
+    rows = x.astype(jnp.float32)
+    centred = rows - rows.mean(axis=1, keepdims=True)
     variance = jnp.square(centred).mean(axis=1, keepdims=True)
     normal = centred * jax.lax.rsqrt(variance + eps)
     scale, shift = scale.astype(jnp.float32), shift.astype(jnp.float32)

@@ -111,10 +111,8 @@ class Attention:
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """x times the share of a normal law below x (Hendrycks and Gimpel 2016), exactly.
-
-    By erf: jax.nn.gelu's erfc is slower, and more exact only where the result is below 1e-6.
-    """
+    """x times the share of a normal law below x (Hendrycks and Gimpel 2016), exactly."""
+    # Not jax.nn.gelu: its erfc is slower, and more exact only where the result is below 1e-6.
     return x * (0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5)))
 
 

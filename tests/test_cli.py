@@ -9,7 +9,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from minidiff import __version__, weights
+from minidiff import __version__
 from minidiff.cli import PRESETS, RECIPES, main, parse
 from minidiff.commands import doctor
 from minidiff.recipes import ddpm
