@@ -63,7 +63,9 @@ class UNetConfig:
         """A block of this network."""
         return ResBlock.init(key, inputs, outputs, 4 * self.channels[0], self.groups, self.eps)
 
-    def look(self, key: Key[Array, ""], channels: int) -> SpatialAttention | SpatialTransformer:
+    def attention_block(
+        self, key: Key[Array, ""], channels: int
+    ) -> SpatialAttention | SpatialTransformer:
         """What follows a block where there is attention: at the image, and at the text if any."""
         heads = channels // self.head_width if self.head_width else self.heads
         if self.context:
@@ -101,7 +103,7 @@ class Level:
             blocks=tuple(
                 config.res_block(k, n, outputs) for k, n in zip(block_keys, inputs, strict=True)
             ),
-            attention=tuple(config.look(k, outputs) for k in attention_keys),
+            attention=tuple(config.attention_block(k, outputs) for k in attention_keys),
             resample=resample,
         )
 
@@ -170,7 +172,7 @@ class UNet:
             down=tuple(down),
             middle=(
                 config.res_block(next(keys), wide, wide),
-                config.look(next(keys), wide),
+                config.attention_block(next(keys), wide),
                 config.res_block(next(keys), wide, wide),
             ),
             up=tuple(up),
@@ -212,8 +214,8 @@ class UNet:
                 x = stages[f"down.{n}.resample"] = level.resample(x)
                 skips.append(x)
 
-        first, look, second = self.middle
-        x = stages["middle"] = second(look(first(x, time), states), time)
+        first, attention, second = self.middle
+        x = stages["middle"] = second(attention(first(x, time), states), time)
 
         for n, level in enumerate(self.up):
             for i in range(len(level.blocks)):

@@ -330,7 +330,7 @@ def test_sampling_a_flow_is_its_own_euler_method():
     schedule = flow_schedule(20)
 
     def network(xs, t):
-        return jnp.sin(2 * xs) + 0.1 * t[:, None]
+        return jnp.sin(2 * xs) + 0.1 * jnp.float32(t)[:, None]
 
     denoiser = FromVelocity(jax.tree_util.Partial(network), schedule)
     found = ddim_sample(KEY, denoiser, schedule, (3, 4), steps=20)

@@ -1,5 +1,10 @@
 """What layers write out against a float64 loop, and each of its twins."""
 
+import inspect
+import re
+import sys
+import types
+
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -426,3 +431,32 @@ def test_doubled_conv_inside_a_scan():
 
 def test_the_chosen_doubled_conv_is_a_twin():
     assert doubled_conv.doubled_conv_twin() in DOUBLED
+
+
+# Without any of them
+
+
+def test_the_layers_work_without_their_twins(monkeypatch):
+    """The module as it is, but for the lines that put twins in place."""
+    source = inspect.getsource(layers)
+    assert source.count("\n@faster_by(") == 6
+    plain = types.ModuleType("plain")
+    monkeypatch.setitem(sys.modules, "plain", plain)  # where dataclasses look themselves up
+    exec(re.sub(r"\n@faster_by\(.*", "", source), plain.__dict__)
+    x = inputs((1, 2, 2, 4))[0]
+    conv, norm = plain.Conv.init(jax.random.key(0), 4, 2), plain.GroupNorm.init(4, 2)
+    for found, expected in (
+        (conv(x), layers.Conv(conv.weight, conv.bias)(x)),
+        (conv.doubled(x), layers.Conv(conv.weight, conv.bias).doubled(x)),
+        (norm.silu(x), layers.GroupNorm(norm.scale, norm.shift, 2).silu(x)),
+        (plain.LayerNorm.init(4)(x), layers.LayerNorm.init(4)(x)),
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_operation_takes_arguments_by_name():
+    x, scale, shift = inputs((1, 2, 3, 4))
+    by_name = layers.group_norm(x, shift=shift, scale=scale, groups=2)
+    np.testing.assert_array_equal(by_name, layers.group_norm(x, scale, shift, 2, 1e-5))
+    with pytest.raises(TypeError, match="groups"):
+        layers.group_norm(x, scale, shift)
