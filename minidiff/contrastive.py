@@ -74,20 +74,34 @@ def cross_entropy(
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - right)
 
 
+def pair_logits(
+    image_embeddings: Float[Array, "images width"],
+    text_embeddings: Float[Array, "texts width"],
+    log_scale: Scalar,
+) -> Float[Array, "pairs pairs"]:
+    """exp(log_scale) s, the true pairs on the diagonal. InputError unless these are pairs."""
+    _check_pairs(image_embeddings, text_embeddings)
+    return _scale(log_scale) * cosine_similarity(image_embeddings, text_embeddings)
+
+
 def scaled_pairs(
     image_embeddings: Float[Array, "images width"],
     text_embeddings: Float[Array, "texts width"],
     log_scale: Scalar,
 ) -> tuple[Float[Array, "pairs width"], Float[Array, "pairs width"]]:
-    """Directions in float32; the images' multiplied by exp(log_scale): their products are logits.
+    """The same for who makes no matrix: directions, the images' multiplied by exp(log_scale)."""
+    _check_pairs(image_embeddings, text_embeddings)
+    return _scale(log_scale) * normalize(image_embeddings), normalize(text_embeddings)
 
-    InputError unless there are as many images as texts, and at least one.
-    """
+
+def _scale(log_scale):
+    return jnp.exp(jnp.asarray(log_scale, jnp.float32))
+
+
+def _check_pairs(image_embeddings, text_embeddings):
     images, texts = len(image_embeddings), len(text_embeddings)
     if images != texts or not images:
         raise InputError(f"a contrastive loss needs pairs, not {images} images and {texts} texts")
-    scale = jnp.exp(jnp.asarray(log_scale, jnp.float32))
-    return scale * normalize(image_embeddings), normalize(text_embeddings)
 
 
 def _clip_twin(*_):
@@ -112,9 +126,8 @@ def contrastive_loss(
     the loss is log N; it falls towards 0 as pairs are found. InputError if images and texts differ
     in number.
     """
-    image, text = scaled_pairs(image_embeddings, text_embeddings, log_scale)
-    logits = matmul(image, text.T)
-    pairs = jnp.arange(len(image))  # the right answer of row i, and of column i, is i
+    logits = pair_logits(image_embeddings, text_embeddings, log_scale)
+    pairs = jnp.arange(len(logits))  # the right answer of row i, and of column i, is i
     return (cross_entropy(logits, pairs) + cross_entropy(logits.T, pairs)) / 2
 
 
@@ -129,9 +142,9 @@ def siglip_loss(
 
     Arguments and errors as in ``contrastive_loss``; ``bias`` is added to every logit.
     """
-    image, text = scaled_pairs(image_embeddings, text_embeddings, log_scale)
-    logits = matmul(image, text.T) + jnp.asarray(bias, jnp.float32)
-    z = 2 * jnp.eye(len(image)) - 1  # 1 for a pair, -1 for any other image and text
+    logits = pair_logits(image_embeddings, text_embeddings, log_scale)
+    logits = logits + jnp.asarray(bias, jnp.float32)
+    z = 2 * jnp.eye(len(logits)) - 1  # 1 for a pair, -1 for any other image and text
     return -jnp.mean(jnp.sum(jax.nn.log_sigmoid(z * logits), axis=1))
 
 

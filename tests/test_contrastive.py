@@ -382,7 +382,7 @@ def test_sharded_losses_on_two_processes():
 
 
 ROWS_AND_COLUMNS = "(cross_entropy(logits, pairs) + cross_entropy(logits.T, pairs)) / 2"
-DIRECTIONS = "return scale * normalize(image_embeddings), normalize(text_embeddings)"
+DIRECTIONS = "return _scale(log_scale) * normalize(image_embeddings), normalize(text_embeddings)"
 MUTANTS = {
     # name: (module, what stands there, the mistake, the check that catches it)
     "images not normalised": (
@@ -413,8 +413,8 @@ MUTANTS = {
     ),
     "divided by the scale": (
         contrastive,
-        "return scale * norm",
-        "return 1 / scale * norm",
+        "return jnp.exp(",
+        "return 1 / jnp.exp(",
         check_clip,
     ),
     "low precision kept": (contrastive, "x = x.astype(jnp.float32)", "pass", check_low_precision),

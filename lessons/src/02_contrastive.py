@@ -175,7 +175,7 @@ checks.contrastive_loss(my_contrastive_loss)
 # gives the same numbers and never holds the whole matrix.)
 
 # %%
-lesson.source(contrastive.scaled_pairs)
+lesson.source(contrastive.pair_logits)
 lesson.source(contrastive_loss)
 
 # %% [markdown]

@@ -1,11 +1,10 @@
 r"""Attention: twins of ``transformer.attention``, for long and short sequences, and the choice among them.
 
 The scores of all queries with all keys are the trouble: kept for the gradient they fill memory, and
-memory is slower than arithmetic everywhere. The
-twins for long sequences make them in blocks that fit the cache, use them, and make them once more for
-the gradient (Rabe and Staats 2021, https://arxiv.org/abs/2112.05682; Dao et al. 2022,
-https://arxiv.org/abs/2205.14135). ``mask`` is True where a query may look at a key; a query that may
-look at none gets NaN.
+memory is slower than arithmetic everywhere. The twins for long sequences make them in blocks that fit
+the cache, use them, and make them once more for the gradient (Rabe and Staats 2021,
+https://arxiv.org/abs/2112.05682; Dao et al. 2022, https://arxiv.org/abs/2205.14135). ``mask`` is True
+where a query may look at a key; a query that may look at none gets NaN.
 """
 
 import math

@@ -1,7 +1,6 @@
 r"""Layer normalisation: a twin, with a gradient for XLA's CPU backend, of ``layers.layer_norm``.
 
-With n = (x - mean) / deviation and g the gradient
-that arrives at n, a row's
+With n = (x - mean) / deviation and g the gradient that arrives at n, a row's
 
     gradient to x = (g - mean(g) - n mean(g n)) / deviation.
 
