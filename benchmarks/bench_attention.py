@@ -11,6 +11,7 @@ import harness
 import jax
 import jax.numpy as jnp
 
+from minidiff import transformer
 from minidiff.kernels import attention, pallas_attention
 
 # CLIP's towers, the middle of a U-Net, and a sequence whose matrix of weights is large.
@@ -34,7 +35,8 @@ def contestants(tokens: int, causal: bool) -> dict:
     def masked(function):
         return lambda q, k, v: function(q, k, v, mask)
 
-    found = {name: masked(twin) for name, twin in harness.twins(attention, *names).items()}
+    twins = harness.twins(transformer.attention, attention, *names)
+    found = {name: masked(twin) for name, twin in twins.items()}
     if harness.on_accelerator():  # elsewhere it would be interpreted
         found["pallas"] = lambda q, k, v: pallas_attention.flash(q, k, v, causal)
     return found | {

@@ -6,22 +6,24 @@ r"""Contrastive losses: in blocks of rows, and with the whole N x N matrix.
 Value and gradients of CLIP's and SigLIP's loss, in float32:
 
 - ours: in chunks, as ``minidiff.contrastive`` uses it,
-- reference: the readable loss on the whole matrix,
+- reference: the loss as ``minidiff.contrastive`` writes it, on the whole matrix,
 - lean: the whole matrix again, written to be as fast as plain JAX gets, for a fair comparison.
 
 What many devices do is in bench_sharded.py.
 """
+
+import math
 
 import harness
 import jax
 import jax.numpy as jnp
 from turns import at_least
 
-from minidiff.contrastive import normalize
+from minidiff.contrastive import contrastive_loss, normalize, scaled_pairs, siglip_loss
 from minidiff.kernels import contrastive as kernels
 from minidiff.kernels import pallas_contrastive
 
-SCALE, BIAS = 14.3, -10.0
+LOG_SCALE, BIAS = math.log(14.3), -10.0
 SIZES, QUICK = (1024, 4096, 16_384), (4096,)
 TOLERANCE = 1e-5  # float32 sums of 16,384 terms differ by 1e-6 of the largest
 
@@ -44,25 +46,30 @@ def lean_siglip(image, text, bias):
     return jnp.mean(jax.nn.softplus(logits).sum(axis=1) - pairs)
 
 
+def of_embeddings(loss):
+    """A loss of scaled directions, as kernels and lean ones are, as one of embeddings."""
+    return lambda image, text, *bias: loss(*scaled_pairs(image, text, LOG_SCALE), *bias)
+
+
 def cases(args):
     losses = {
         "clip": {
-            "ours": lambda *x: kernels.clip(*x, args.chunk),
-            "reference": kernels.clip_reference,
-            "lean": lean_clip,
+            "ours": of_embeddings(lambda *x: kernels.clip(*x, args.chunk)),
+            "reference": lambda *x: contrastive_loss.reference(*x, LOG_SCALE),
+            "lean": of_embeddings(lean_clip),
         },
         "siglip": {
-            "ours": lambda *x: kernels.siglip(*x, args.chunk),
-            "reference": kernels.siglip_reference,
-            "lean": lean_siglip,
+            "ours": of_embeddings(lambda *x: kernels.siglip(*x, args.chunk)),
+            "reference": lambda *x: siglip_loss.reference(*x[:2], LOG_SCALE, x[2]),
+            "lean": of_embeddings(lean_siglip),
         },
     }
     if harness.on_accelerator():
-        losses["clip"]["pallas"] = pallas_contrastive.clip_pallas
+        losses["clip"]["pallas"] = of_embeddings(pallas_contrastive.clip_pallas)
     for loss, contestants in losses.items():
         for pairs in args.sizes or (QUICK if args.quick else SIZES):
             image, other = (harness.normal(seed, pairs, args.width) for seed in (0, 1))
-            inputs = (SCALE * normalize(image), normalize(image + other))
+            inputs = (normalize(image), normalize(image + other))
             chunk = f", chunk {args.chunk}" * (args.chunk != kernels.CHUNK)
             yield harness.Case(
                 f"{loss}, N {pairs}, width {args.width}{chunk}",

@@ -1,4 +1,4 @@
-r"""Convolutions of a U-Net, and doubling before one: the reference and the twins.
+r"""Convolutions of a U-Net, and doubling before one: as they are taught, the twins, and JAX's own.
 
     python benchmarks/bench_conv.py [--quick] [--turns N] [--cores C] [--out FILE]
 
@@ -9,7 +9,9 @@ batch x height x width, channels in -> out.
 from functools import partial
 
 import harness
+import jax
 
+from minidiff import layers
 from minidiff.kernels import conv, doubled_conv
 
 # (side of a CPU's images, inputs, outputs, kernel, stride)
@@ -31,6 +33,13 @@ def inputs(batch: int, side: int, inputs: int, outputs: int, kernel: int, dtype:
     return image, scale * harness.normal(1, kernel, kernel, inputs, outputs, dtype=dtype)
 
 
+def lax_conv(x, weight, stride=1):
+    """XLA's own convolution, and what autodiff makes of it."""
+    zeros = [(weight.shape[0] // 2,) * 2] * 2
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, weight, (stride,) * 2, zeros, dimension_numbers=layout)
+
+
 def cases(args):
     large = harness.on_accelerator()
     batch, finer, wider = (256, 2, 4) if large else (64, 1, 1)
@@ -42,7 +51,7 @@ def cases(args):
         names = ["explicit_gradients"]
         if kernel == 3 and stride == 1:
             names.append("winograd")
-        functions = harness.twins(conv, *names)
+        functions = harness.twins(layers.conv, conv, *names) | {"jax.lax": lax_conv}
         yield harness.Case(
             f"{batch}x{side}x{side}, {n} -> {m}, {kernel}x{kernel}, stride {stride}",
             {name: partial(_strided, f, stride) for name, f in functions.items()},
@@ -53,7 +62,7 @@ def cases(args):
     side, n, m = finer * DOUBLED[0], wider * DOUBLED[1], wider * DOUBLED[2]
     yield harness.Case(
         f"{batch}x{side}x{side}, {n} -> {m}, doubled, then 3x3",
-        harness.twins(doubled_conv, "four_phases"),
+        harness.twins(layers.doubled_conv, doubled_conv, "four_phases"),
         inputs(batch, side, n, m, 3, dtype),
         flops=2 * batch * (2 * side) ** 2 * 9 * n * m,  # as the reference counts: twins need fewer
         **settings,

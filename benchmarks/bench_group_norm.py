@@ -10,6 +10,7 @@ import flax.linen
 import harness
 import jax
 
+from minidiff import layers
 from minidiff.kernels import group_norm, pallas_group_norm
 
 SHAPES = [(64, 16, 16, 32), (64, 16, 16, 96), (64, 8, 8, 128)]
@@ -43,12 +44,11 @@ def cases(args):
         )
         name = "x".join(map(str, shape))
         settings = {"args": inputs, "gradients": True, "dtype": dtype}
-        yield harness.Case(
-            name, contestants(harness.twins(group_norm, "two_stage"), flax_layer), **settings
-        )
+        twins = harness.twins(layers.group_norm, group_norm, "two_stage")
+        yield harness.Case(name, contestants(twins, flax_layer), **settings)
         functions = {
-            "ours": group_norm.group_norm_silu,
-            "reference": group_norm.silu_reference,
+            "ours": layers.group_norm_silu,
+            "reference": lambda *args: jax.nn.silu(layers.group_norm.reference(*args)),
         }
         if large:
             functions["pallas"] = pallas_group_norm.group_norm_silu

@@ -67,11 +67,10 @@ class Disagrees(Exception):
     """A contestant computes something else than the reference, in one line."""
 
 
-def twins(module: object, *names: str) -> dict[str, Callable]:
-    """What a kernel chooses ("ours"), its reference, and those of these twins that it has."""
-    found = {"ours": getattr(module, module.__name__.rpartition(".")[2])}
-    found["reference"] = module.reference
-    return found | {name: getattr(module, name) for name in names if hasattr(module, name)}
+def twins(operation: Callable, kernels: object, *names: str) -> dict[str, Callable]:
+    """An operation as models call it ("ours"), as it is written, and those of these twins there are."""
+    found = {"ours": operation, "reference": operation.reference}
+    return found | {name: getattr(kernels, name) for name in names if hasattr(kernels, name)}
 
 
 def on_accelerator() -> bool:

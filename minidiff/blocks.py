@@ -7,8 +7,7 @@ import jax
 from flax import struct
 from jaxtyping import Array, Float, Key
 
-from minidiff.kernels.bias import add_bias
-from minidiff.layers import Conv, GroupNorm, LayerNorm, Linear
+from minidiff.layers import Conv, GroupNorm, LayerNorm, Linear, add_bias
 from minidiff.transformer import MLP, Attention
 
 SMALL = 1e-3  # scale of a last layer: a block begins as its shortcut

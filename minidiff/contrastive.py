@@ -17,7 +17,9 @@ instead: are this image and this text a pair? No answer depends on the rest of t
 
     loss = -1/N sum_ij log sigmoid(z_ij (exp(log_scale) s_ij + bias)),   z_ij = 1 if i = j, else -1.
 
-Everything here runs in float32, whatever the embeddings come in.
+Everything here runs in float32, whatever the embeddings come in. The losses are written out on the
+whole N x N matrix. ``faster_by`` puts twins in their place that give the same numbers and never hold
+it (minidiff/kernels/contrastive.py); ``contrastive_loss.reference`` is the one written here.
 """
 
 import math
@@ -25,10 +27,11 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from minidiff.errors import InputError
-from minidiff.kernels.contrastive import CHUNK, clip, cross_entropy, matmul, siglip, siglip_terms
+from minidiff.kernels.choice import faster_by
+from minidiff.kernels.contrastive import clip, matmul, siglip
 
 LOG_SCALE_INIT = math.log(1 / 0.07)
 """Where CLIP's log_scale starts: similarities are multiplied by 14.3."""
@@ -63,49 +66,86 @@ def clamp_log_scale(log_scale: Float[Array, ""]) -> Float[Array, ""]:
     return jnp.clip(log_scale, 0.0, LOG_SCALE_MAX)
 
 
+def cross_entropy(
+    logits: Float[Array, "rows answers"], labels: Int[Array, " rows"]
+) -> Float[Array, ""]:
+    """Mean over rows of -log softmax(row)[label]: what the right answers were given."""
+    right = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - right)
+
+
+def pair_logits(
+    image_embeddings: Float[Array, "images width"],
+    text_embeddings: Float[Array, "texts width"],
+    log_scale: Scalar,
+) -> Float[Array, "pairs pairs"]:
+    """exp(log_scale) s, the true pairs on the diagonal. InputError unless these are pairs."""
+    _check_pairs(image_embeddings, text_embeddings)
+    return _scale(log_scale) * cosine_similarity(image_embeddings, text_embeddings)
+
+
+def scaled_pairs(
+    image_embeddings: Float[Array, "images width"],
+    text_embeddings: Float[Array, "texts width"],
+    log_scale: Scalar,
+) -> tuple[Float[Array, "pairs width"], Float[Array, "pairs width"]]:
+    """The same for who makes no matrix: directions, the images' multiplied by exp(log_scale)."""
+    _check_pairs(image_embeddings, text_embeddings)
+    return _scale(log_scale) * normalize(image_embeddings), normalize(text_embeddings)
+
+
+def _scale(log_scale):
+    return jnp.exp(jnp.asarray(log_scale, jnp.float32))
+
+
+def _check_pairs(image_embeddings, text_embeddings):
+    images, texts = len(image_embeddings), len(text_embeddings)
+    if images != texts or not images:
+        raise InputError(f"a contrastive loss needs pairs, not {images} images and {texts} texts")
+
+
+def _clip_twin(*_):
+    return lambda images, texts, log_scale: clip(*scaled_pairs(images, texts, log_scale))
+
+
+def _siglip_twin(*_):
+    return lambda images, texts, log_scale, bias: siglip(
+        *scaled_pairs(images, texts, log_scale), jnp.asarray(bias, jnp.float32)
+    )
+
+
+@faster_by(_clip_twin)
 def contrastive_loss(
     image_embeddings: Float[Array, "images width"],
     text_embeddings: Float[Array, "texts width"],
     log_scale: Scalar,
-    *,
-    chunk: int = CHUNK,
 ) -> Float[Array, ""]:
     """CLIP's symmetric cross-entropy over all pairs of N images and their N texts.
 
     Row i of both embeddings is a pair; their lengths do not matter. If all embeddings are the same
-    the loss is log N; it falls towards 0 as pairs are found. At most ``chunk`` rows of the N x N
-    matrix are held at a time, which changes memory and speed and not the result. InputError if
-    images and texts differ in number, or chunk < 1.
+    the loss is log N; it falls towards 0 as pairs are found. InputError if images and texts differ
+    in number.
     """
-    image, text = _scaled_pairs(image_embeddings, text_embeddings, log_scale, chunk)
-    return clip(image, text, chunk)
+    logits = pair_logits(image_embeddings, text_embeddings, log_scale)
+    pairs = jnp.arange(len(logits))  # the right answer of row i, and of column i, is i
+    return (cross_entropy(logits, pairs) + cross_entropy(logits.T, pairs)) / 2
 
 
+@faster_by(_siglip_twin)
 def siglip_loss(
     image_embeddings: Float[Array, "images width"],
     text_embeddings: Float[Array, "texts width"],
     log_scale: Scalar,
     bias: Scalar,
-    *,
-    chunk: int = CHUNK,
 ) -> Float[Array, ""]:
     """SigLIP's sum of N yes-or-no losses per image, averaged over images.
 
     Arguments and errors as in ``contrastive_loss``; ``bias`` is added to every logit.
     """
-    image, text = _scaled_pairs(image_embeddings, text_embeddings, log_scale, chunk)
-    return siglip(image, text, jnp.float32(bias), chunk)
-
-
-def _scaled_pairs(image_embeddings, text_embeddings, log_scale, chunk=1):
-    """Directions in float32; the images' multiplied by the scale, so that products are logits."""
-    images, texts = len(image_embeddings), len(text_embeddings)
-    if images != texts or not images:
-        raise InputError(f"a contrastive loss needs pairs, not {images} images and {texts} texts")
-    if chunk < 1:
-        raise InputError(f"chunk is {chunk}, but at least one row is needed at a time")
-    scale = jnp.exp(jnp.float32(log_scale))
-    return scale * normalize(image_embeddings), normalize(text_embeddings)
+    logits = pair_logits(image_embeddings, text_embeddings, log_scale)
+    logits = logits + jnp.asarray(bias, jnp.float32)
+    z = 2 * jnp.eye(len(logits)) - 1  # 1 for a pair, -1 for any other image and text
+    return -jnp.mean(jnp.sum(jax.nn.log_sigmoid(z * logits), axis=1))
 
 
 # Many devices. These run inside ``jax.shard_map``: every device has the embeddings of its share of
@@ -126,7 +166,7 @@ def sharded_contrastive_loss(
     Every device gathers all embeddings, which are small beside the networks, and asks its own
     images and its own texts only: with k devices it holds two matrices of N/k x N.
     """
-    image, text = _scaled_pairs(image_embeddings, text_embeddings, log_scale)
+    image, text = scaled_pairs(image_embeddings, text_embeddings, log_scale)
     all_images = jax.lax.all_gather(image, axis_name, tiled=True)
     all_texts = jax.lax.all_gather(text, axis_name, tiled=True)
     pairs = jax.lax.axis_index(axis_name) * len(image) + jnp.arange(len(image))
@@ -147,19 +187,19 @@ def ring_siglip_loss(
     The texts go round in a ring, from device to neighbour, until every image has met every text
     (Zhai et al. 2023, section 3.3). No device ever holds more than one block of N/k x N/k.
     """
-    image, text = _scaled_pairs(image_embeddings, text_embeddings, log_scale)
+    image, text = scaled_pairs(image_embeddings, text_embeddings, log_scale)
     devices = jax.lax.axis_size(axis_name)
     ring = [(i, (i + 1) % devices) for i in range(devices)]
 
     @jax.checkpoint  # the gradient computes the blocks anew rather than keep all k of them
-    def block(image, text, bias, is_pair):
-        return jnp.sum(siglip_terms(matmul(image, text.T) + bias, is_pair), axis=1)
+    def block(image, text, bias, z):
+        return -jnp.sum(jax.nn.log_sigmoid(z * (matmul(image, text.T) + bias)), axis=1)
 
     def step(carry, _):
         text, loss = carry
         text = jax.lax.ppermute(text, axis_name, ring)
-        return (text, loss + block(image, text, bias, False)), None
+        return (text, loss + block(image, text, bias, -1.0)), None
 
-    at_home = block(image, text, bias, jnp.eye(len(image), dtype=bool))
+    at_home = block(image, text, bias, 2 * jnp.eye(len(image)) - 1)
     (_, loss), _ = jax.lax.scan(step, (text, at_home), length=devices - 1)
     return jax.lax.pmean(jnp.mean(loss), axis_name)

@@ -123,7 +123,9 @@ class Inpaint:
     def __call__(
         self, xt: Float[Array, " batch *shape"], t: Int[Array, " batch"]
     ) -> Float[Array, " batch *shape"]:
-        known, mask = (jnp.broadcast_to(a, xt.shape) for a in (self.known, self.mask))
+        known, mask = (
+            jnp.broadcast_to(jnp.asarray(a, jnp.float32), xt.shape) for a in (self.known, self.mask)
+        )
         return _change_x0(self, xt, t, lambda x0: mask * known + (1 - mask) * x0)
 
 

@@ -3,6 +3,9 @@ r"""The parts every network is made of: plain pytrees whose fields are arrays.
 A layer is a frozen dataclass. ``Layer.init(key, ...)`` draws its arrays, calling it is a pure function
 of those arrays and the input, so ``jax.jit``, ``jax.grad``, ``jax.vmap`` and ``jax.tree.map`` work on
 a whole network with nothing in between. Images are (batch, height, width, channels).
+
+What the layers compute is written out first, as functions of arrays. ``faster_by`` puts a faster twin
+in its place where minidiff/kernels/ has one; ``group_norm.reference`` is the one written here.
 """
 
 import math
@@ -12,11 +15,94 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Key, Real
 
-from minidiff.kernels.bias import add_bias
-from minidiff.kernels.conv import conv
-from minidiff.kernels.doubled_conv import doubled_conv
-from minidiff.kernels.group_norm import group_norm, group_norm_silu
-from minidiff.kernels.layer_norm import layer_norm
+from minidiff.kernels.bias import bias_twin
+from minidiff.kernels.choice import faster_by
+from minidiff.kernels.conv import conv_twin
+from minidiff.kernels.doubled_conv import doubled_conv_twin
+from minidiff.kernels.group_norm import group_norm_silu_twin, group_norm_twin
+from minidiff.kernels.layer_norm import layer_norm_twin
+
+Features = Float[Array, "batch *space channels"]
+Channels = Float[Array, " channels"]
+
+
+@faster_by(bias_twin)
+def add_bias(x: Features, bias: Float[Array, "*each channels"]) -> Features:
+    """x + bias; ``bias`` is (channels,), or (batch, channels): one for every example."""
+    return x + bias.reshape(-1, *(1,) * (x.ndim - 2), x.shape[-1])
+
+
+@faster_by(conv_twin)
+def conv(
+    x: Float[Array, "batch height width inputs"],
+    weight: Float[Array, "kernel kernel inputs outputs"],
+    stride: int = 1,
+    padding: tuple[int, int] | None = None,
+) -> Float[Array, "batch new_height new_width outputs"]:
+    """Slide the kernel over the image: each of its places is a matrix product, and they add up.
+
+    ``padding`` is how many zeros stand before and after each side; None: kernel // 2 (``kernel`` is
+    odd). As everywhere in the field the kernel is not flipped: this is a cross-correlation.
+    """
+    kernel, around = weight.shape[0], padding or (weight.shape[0] // 2,) * 2
+    x = jnp.pad(x, ((0, 0), around, around, (0, 0)))
+    rows, columns = ((side - kernel) // stride * stride + 1 for side in x.shape[1:3])
+    return sum(
+        x[:, i : i + rows : stride, j : j + columns : stride] @ weight[i, j]
+        for i in range(kernel)
+        for j in range(kernel)
+    )
+
+
+@faster_by(doubled_conv_twin)
+def doubled_conv(
+    x: Float[Array, "batch height width inputs"], weight: Float[Array, "3 3 inputs outputs"]
+) -> Float[Array, "batch 2*height 2*width outputs"]:
+    """The convolution of an image whose every pixel is repeated in both directions."""
+    return conv(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2), weight)
+
+
+@faster_by(group_norm_twin)
+def group_norm(
+    x: Features, scale: Channels, shift: Channels, groups: int, eps: float = 1e-5
+) -> Features:
+    """Normalise groups of channels over space, in float32 (Wu and He 2018, equations 1 and 6).
+
+    Every group of every image is shifted to mean 0 and scaled to variance 1; then every channel gets
+    its own scale and shift. https://arxiv.org/abs/1803.08494
+    """
+    batch, channels = x.shape[0], x.shape[-1]
+    grouped = x.astype(jnp.float32).reshape(batch, -1, groups, channels // groups)
+    mean = grouped.mean(axis=(1, 3), keepdims=True)
+    variance = grouped.var(axis=(1, 3), keepdims=True)
+    normal = ((grouped - mean) * jax.lax.rsqrt(variance + eps)).reshape(batch, -1, channels)
+    scale, shift = scale.astype(jnp.float32), shift.astype(jnp.float32)
+    return (normal * scale[None, None] + shift[None, None]).reshape(x.shape).astype(x.dtype)
+
+
+@faster_by(group_norm_silu_twin)
+def group_norm_silu(
+    x: Features, scale: Channels, shift: Channels, groups: int, eps: float = 1e-5
+) -> Features:
+    """The same, and SiLU of it: u sigmoid(u)."""
+    u = group_norm(x, scale, shift, groups, eps)
+    return u * jax.nn.sigmoid(u)
+
+
+@faster_by(layer_norm_twin)
+def layer_norm(
+    x: Float[Array, "rows channels"], scale: Channels, shift: Channels, eps: float = 1e-5
+) -> Float[Array, "rows channels"]:
+    """Every row shifted to mean 0 and scaled to variance 1, in float32; then scale and shift.
+
+    Ba et al. 2016, https://arxiv.org/abs/1607.06450, equation 4
+    """
+    rows = x.astype(jnp.float32)
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    variance = jnp.square(centred).mean(axis=1, keepdims=True)
+    normal = centred * jax.lax.rsqrt(variance + eps)
+    scale, shift = scale.astype(jnp.float32), shift.astype(jnp.float32)
+    return (normal * scale[None] + shift[None]).astype(x.dtype)
 
 
 @struct.dataclass
@@ -56,7 +142,7 @@ class Conv:
     bias: jax.Array  # (out,)
     stride: int = struct.field(pytree_node=False, default=1)
     # Zeros before and after each side; none: kernel // 2 at both.
-    zeros: tuple[int, int] | None = struct.field(pytree_node=False, default=None)
+    padding: tuple[int, int] | None = struct.field(pytree_node=False, default=None)
 
     @classmethod
     def init(
@@ -67,18 +153,18 @@ class Conv:
         *,
         kernel: int = 3,
         stride: int = 1,
-        zeros: tuple[int, int] | None = None,
+        padding: tuple[int, int] | None = None,
         scale: float = 1.0,
     ) -> "Conv":
         """Weights normal with standard deviation scale / sqrt(kernel^2 inputs); bias zero."""
         std = scale / math.sqrt(kernel * kernel * inputs)
         weight = jax.random.normal(key, (kernel, kernel, inputs, outputs)) * std
-        return cls(weight=weight, bias=jnp.zeros(outputs), stride=stride, zeros=zeros)
+        return cls(weight=weight, bias=jnp.zeros(outputs), stride=stride, padding=padding)
 
     def __call__(
         self, x: Float[Array, "batch height width inputs"]
     ) -> Float[Array, "batch new_height new_width outputs"]:
-        return add_bias(conv(x, self.weight, self.stride, self.zeros), self.bias)
+        return add_bias(conv(x, self.weight, self.stride, self.padding), self.bias)
 
     def doubled(
         self, x: Float[Array, "batch height width inputs"]
@@ -103,14 +189,10 @@ class GroupNorm:
             raise ValueError(f"GroupNorm: {channels} channels do not split into {groups} groups")
         return cls(scale=jnp.ones(channels), shift=jnp.zeros(channels), groups=groups, eps=eps)
 
-    def __call__(
-        self, x: Float[Array, "batch *space channels"]
-    ) -> Float[Array, "batch *space channels"]:
+    def __call__(self, x: Features) -> Features:
         return group_norm(x, self.scale, self.shift, self.groups, self.eps)
 
-    def silu(
-        self, x: Float[Array, "batch *space channels"]
-    ) -> Float[Array, "batch *space channels"]:
+    def silu(self, x: Features) -> Features:
         """The same, and SiLU of it."""
         return group_norm_silu(x, self.scale, self.shift, self.groups, self.eps)
 
@@ -134,15 +216,16 @@ class LayerNorm:
 
 
 def time_embedding(
-    t: Real[Array, " batch"], width: int, *, cos_first: bool = False, last: int = 1
+    t: Real[Array, " batch"], width: int, *, cos_first: bool = False, frequency_shift: int = 1
 ) -> Float[Array, "batch width"]:
     r"""Sines, then cosines, of t at width / 2 frequencies falling from 1 to 1e-4 (Ho et al. 2020).
 
-    The frequencies are exp(-ln(1e4) i / (width / 2 - last)), i = 0 .. width / 2 - 1; ``width`` is
-    even and at least 4. Stable Diffusion has the cosines first and ``last`` 0.
+    The frequencies are exp(-ln(1e4) i / (width / 2 - frequency_shift)), i = 0 .. width / 2 - 1;
+    ``width`` is even and at least 4. Stable Diffusion has the cosines first and a shift of 0.
     """
     half = width // 2
-    frequencies = jnp.exp(-math.log(10_000) * jnp.arange(half) / (half - last))
+    i = jnp.arange(half, dtype=jnp.float32)
+    frequencies = jnp.exp(-math.log(10_000) * i / (half - frequency_shift))
     angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
     waves = [jnp.sin(angles), jnp.cos(angles)]
     return jnp.concatenate(waves[::-1] if cos_first else waves, axis=1)

@@ -20,7 +20,7 @@ LAYOUTS = {
         attention=(1,),
         groups=32,
         eps=1e-6,
-        zeros=(0, 1),
+        padding=(0, 1),
     ),
     # The U-Net of Stable Diffusion 1.1 to 1.5 (Rombach et al. 2022), on latents.
     "stable-diffusion-1": UNetConfig(
@@ -32,7 +32,7 @@ LAYOUTS = {
         groups=32,
         context=768,
         cos_first=True,
-        last=0,
+        frequency_shift=0,
     ),
 }
 SIDES = {"compact": 16, "ddpm-cifar10": 32, "stable-diffusion-1": 64}
@@ -49,7 +49,7 @@ def describe(config: UNetConfig, side: int) -> list[tuple[str, tuple[int, ...], 
     names = []
 
     def run(unet, image, t, condition):
-        stages = unet.forward(image, t, condition)
+        stages = unet.stages(image, t, condition)
         names.extend(stages)  # the order that a compiled program's dict does not keep
         return list(stages.values())
 

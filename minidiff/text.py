@@ -93,9 +93,9 @@ class TextTransformer:
         place = jnp.argmax(ids if end is None else ids == end, axis=1)
         return jnp.take_along_axis(states, place[:, None, None], axis=1)[:, 0]
 
-    def forward(self, ids: Int[Array, "batch length"]) -> dict[str, jax.Array]:
+    def stages(self, ids: Int[Array, "batch length"]) -> dict[str, jax.Array]:
         """Every stage by name: ``embedded``, ``blocks.i``, ``attention.i``, ``states``, ``out``."""
         embedded = self.embed(ids)
-        stages = {"embedded": embedded, **self.transformer.forward(embedded, self.mask(ids))}
+        stages = {"embedded": embedded, **self.transformer.stages(embedded, self.mask(ids))}
         states = self.norm_out(stages[f"blocks.{self.transformer.layers - 1}"])
         return {**stages, "states": states, "out": self.pool(states, ids)}

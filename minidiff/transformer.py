@@ -1,8 +1,7 @@
 r"""Attention and what is built of it: every position of a sequence looks at every other.
 
 The blocks are those of GPT-2 and CLIP: normalise, then attend or compute, then add to what came in.
-The same stack reads patches of an image (minidiff/vit.py) and pieces of words (minidiff/text.py).
-It is read in lesson 03.
+The same stack reads patches of an image (vit.py) and pieces of words (text.py). It is read in lesson 03.
 """
 
 import math
@@ -12,25 +11,37 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Key
 
-from minidiff.kernels.attention import attention
+from minidiff.kernels.attention import attention_twin
+from minidiff.kernels.choice import faster_by
 from minidiff.layers import LayerNorm, Linear
+
+Tokens = Float[Array, "batch tokens width"]
+Queries = Float[Array, "batch queries heads width"]
+Keys = Float[Array, "batch keys heads width"]
+Mask = Bool[Array, "#batch #heads #queries #keys"]  # True where a query may look at a key
 
 UNROLLED = 12  # layers: more are compiled once and looped over, on the CPU too
 
 
 def attention_weights(
-    q: Float[Array, "batch queries heads width"],
-    k: Float[Array, "batch keys heads width"],
-    mask: Bool[Array, "#batch #heads queries keys"] | None = None,
+    q: Queries, k: Keys, mask: Mask | None = None
 ) -> Float[Array, "batch heads queries keys"]:
-    r"""softmax(q k^T / sqrt(width)) over the keys: where each query looks. Computed in float32.
-
-    ``mask`` is True where a query may look at a key.
-    """
+    r"""softmax(q k^T / sqrt(width)) over the keys: where each query looks. Computed in float32."""
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k).astype(jnp.float32) / math.sqrt(q.shape[-1])
     if mask is not None:
         scores = jnp.where(mask, scores, -jnp.inf)
     return jax.nn.softmax(scores, axis=-1)
+
+
+@faster_by(attention_twin)
+def attention(q: Queries, k: Keys, v: Keys, mask: Mask | None = None) -> Queries:
+    r"""softmax(q k^T / sqrt(width)) v, for every head (Vaswani et al. 2017, equation 1).
+
+    What each query brings home: the mean of the values, by its weights. A query that may look nowhere
+    gets NaN. https://arxiv.org/abs/1706.03762
+    """
+    weights = attention_weights(q, k, mask).astype(v.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
 
 
 @struct.dataclass
@@ -71,9 +82,7 @@ class Attention:
         )
 
     def project(
-        self,
-        x: Float[Array, "batch tokens width"],
-        context: Float[Array, "batch keys context"] | None = None,
+        self, x: Tokens, context: Float[Array, "batch keys context"] | None = None
     ) -> tuple[jax.Array, ...]:
         """Queries of x, keys and values of the context or x: (batch, tokens, heads, width / heads)."""
         seen = x if context is None else context
@@ -84,16 +93,16 @@ class Attention:
 
     def __call__(
         self,
-        x: Float[Array, "batch tokens width"],
-        mask: Bool[Array, "#batch #heads tokens keys"] | None = None,
+        x: Tokens,
+        mask: Mask | None = None,
         context: Float[Array, "batch keys context"] | None = None,
-    ) -> Float[Array, "batch tokens width"]:
+    ) -> Tokens:
         return self.out(attention(*self.project(x, context), mask).reshape(x.shape))
 
     def weights(
         self,
-        x: Float[Array, "batch tokens width"],
-        mask: Bool[Array, "#batch #heads tokens keys"] | None = None,
+        x: Tokens,
+        mask: Mask | None = None,
         context: Float[Array, "batch keys context"] | None = None,
     ) -> Float[Array, "batch heads tokens keys"]:
         """The attention map: row i says how much token i takes from every other."""
@@ -102,10 +111,8 @@ class Attention:
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """x times the share of a normal law below x (Hendrycks and Gimpel 2016), exactly.
-
-    By erf: jax.nn.gelu's erfc is slower, and more exact only where the result is below 1e-6.
-    """
+    """x times the share of a normal law below x (Hendrycks and Gimpel 2016), exactly."""
+    # Not jax.nn.gelu: its erfc is slower, and more exact only where the result is below 1e-6.
     return x * (0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5)))
 
 
@@ -189,11 +196,7 @@ class TransformerBlock:
             mlp=mlp,
         )
 
-    def __call__(
-        self,
-        x: Float[Array, "batch tokens width"],
-        mask: Bool[Array, "#batch #heads tokens tokens"] | None = None,
-    ) -> Float[Array, "batch tokens width"]:
+    def __call__(self, x: Tokens, mask: Mask | None = None) -> Tokens:
         x = x + self.attention(self.norm1(x), mask)
         return x + self.mlp(self.norm2(x))
 
@@ -228,11 +231,7 @@ class Transformer:
     def block(self, i: int) -> TransformerBlock:
         return jax.tree.map(lambda stacked: stacked[i], self.blocks)
 
-    def __call__(
-        self,
-        x: Float[Array, "batch tokens width"],
-        mask: Bool[Array, "#batch #heads tokens tokens"] | None = None,
-    ) -> Float[Array, "batch tokens width"]:
+    def __call__(self, x: Tokens, mask: Mask | None = None) -> Tokens:
         def step(x, block):
             return block(x, mask), None
 
@@ -240,11 +239,7 @@ class Transformer:
         unroll = jax.default_backend() == "cpu" and self.layers <= UNROLLED
         return jax.lax.scan(step, x, self.blocks, unroll=self.layers if unroll else 1)[0]
 
-    def forward(
-        self,
-        x: Float[Array, "batch tokens width"],
-        mask: Bool[Array, "#batch #heads tokens tokens"] | None = None,
-    ) -> dict[str, jax.Array]:
+    def stages(self, x: Tokens, mask: Mask | None = None) -> dict[str, jax.Array]:
         """Every block's output, ``blocks.i``, and attention map, ``attention.i``, in order."""
         stages = {}
         for i in range(self.layers):

@@ -35,9 +35,9 @@ class UNetConfig:
     # In what published networks differ (minidiff/layouts.py has them whole).
     head_width: int | None = None  # instead of ``heads``: channels per head
     eps: float = 1e-5  # of GroupNorm
-    zeros: tuple[int, int] | None = None  # before and after each side at stride 2; none: one each
+    padding: tuple[int, int] | None = None  # zeros around each side at stride 2; none: one each
     cos_first: bool = False  # in the time embedding
-    last: int = 1  # see ``time_embedding``
+    frequency_shift: int = 1  # see ``time_embedding``
 
     def __post_init__(self):
         unknown = set(self.attention) - set(range(len(self.channels)))
@@ -63,7 +63,9 @@ class UNetConfig:
         """A block of this network."""
         return ResBlock.init(key, inputs, outputs, 4 * self.channels[0], self.groups, self.eps)
 
-    def look(self, key: Key[Array, ""], channels: int) -> SpatialAttention | SpatialTransformer:
+    def attention_block(
+        self, key: Key[Array, ""], channels: int
+    ) -> SpatialAttention | SpatialTransformer:
         """What follows a block where there is attention: at the image, and at the text if any."""
         heads = channels // self.head_width if self.head_width else self.heads
         if self.context:
@@ -93,14 +95,16 @@ class Level:
         block_key, attention_key, resample_key = jax.random.split(key, 3)
         block_keys = jax.random.split(block_key, len(inputs))
         attention_keys = jax.random.split(attention_key, len(inputs)) if attend else ()
-        zeros = config.zeros if stride == 2 else None
+        resample = None
+        if stride is not None:
+            padding = config.padding if stride == 2 else None
+            resample = Conv.init(resample_key, outputs, outputs, stride=stride, padding=padding)
         return cls(
             blocks=tuple(
                 config.res_block(k, n, outputs) for k, n in zip(block_keys, inputs, strict=True)
             ),
-            attention=tuple(config.look(k, outputs) for k in attention_keys),
-            resample=stride
-            and Conv.init(resample_key, outputs, outputs, stride=stride, zeros=zeros),
+            attention=tuple(config.attention_block(k, outputs) for k in attention_keys),
+            resample=resample,
         )
 
     def apply_block(self, i: int, x: jax.Array, time: jax.Array, states: jax.Array | None):
@@ -162,16 +166,18 @@ class UNet:
             )
 
         fine, wide, time_width = widths[0], widths[-1], 4 * widths[0]
+        pooled = None
+        if config.pooled:
+            pooled = Linear.init(jax.random.fold_in(key, 1), config.pooled, time_width)
         return cls(
             time1=Linear.init(next(keys), fine, time_width),
             time2=Linear.init(next(keys), time_width, time_width),
-            pooled=config.pooled
-            and Linear.init(jax.random.fold_in(key, 1), config.pooled, time_width),
+            pooled=pooled,
             conv_in=Conv.init(next(keys), colours, fine),
             down=tuple(down),
             middle=(
                 config.res_block(next(keys), wide, wide),
-                config.look(next(keys), wide),
+                config.attention_block(next(keys), wide),
                 config.res_block(next(keys), wide, wide),
             ),
             up=tuple(up),
@@ -186,9 +192,9 @@ class UNet:
         t: Int[Array, " batch"] | Float[Array, " batch"],
         condition: Condition | Float[Array, "batch tokens context"] | None = None,
     ) -> Float[Array, "batch height width channels"]:
-        return self.forward(xt, t, condition)["out"]
+        return self.stages(xt, t, condition)["out"]
 
-    def forward(
+    def stages(
         self, xt: jax.Array, t: jax.Array, condition: Condition | jax.Array | None = None
     ) -> dict[str, jax.Array]:
         """Every stage's output by name, in order; the last, ``out``, is the predicted noise."""
@@ -213,8 +219,8 @@ class UNet:
                 x = stages[f"down.{n}.resample"] = level.resample(x)
                 skips.append(x)
 
-        first, look, second = self.middle
-        x = stages["middle"] = second(look(first(x, time), states), time)
+        first, attention, second = self.middle
+        x = stages["middle"] = second(attention(first(x, time), states), time)
 
         for n, level in enumerate(self.up):
             for i in range(len(level.blocks)):
@@ -230,7 +236,8 @@ class UNet:
     def embed(self, t: jax.Array, condition: object = None) -> Float[Array, "batch time"]:
         """The time, and the whole text if the network wants it, as what every block is told."""
         width, order = self.time1.weight.shape[0], self.config.cos_first
-        waves = time_embedding(t, width, cos_first=order, last=self.config.last)
+        shift = self.config.frequency_shift
+        waves = time_embedding(t, width, cos_first=order, frequency_shift=shift)
         time = self.time2(jax.nn.silu(self.time1(waves.astype(self.time1.weight.dtype))))
         if self.pooled is None:
             return time

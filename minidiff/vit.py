@@ -101,13 +101,13 @@ class ViT:
         scaled = ((images + 1) / 2 - mean[None, None, None]) / std[None, None, None]
         return scaled.astype(self.patches.weight.dtype)
 
-    def forward(self, images: Float[Array, "batch side side channels"]) -> dict[str, jax.Array]:
-        """Every stage by name: ``embedded``, ``blocks.i``, ``attention.i`` (batch, heads, tokens,
+    def stages(self, images: Float[Array, "batch side side channels"]) -> dict[str, jax.Array]:
+        """Every stage by name: ``embedded``, ``blocks.i``, ``attention.i``, ``out``.
 
-        tokens), and ``out``, the image's vector.
+        Attention maps are (batch, heads, tokens, tokens); ``out`` is the images' vectors.
         """
         embedded = self.embed(images)
-        stages = {"embedded": embedded, **self.transformer.forward(embedded)}
+        stages = {"embedded": embedded, **self.transformer.stages(embedded)}
         last = stages[f"blocks.{self.transformer.layers - 1}"]
         return {**stages, "out": self.norm_out(last[:, 0])}
 

@@ -139,7 +139,7 @@ def test_pictures_of_what_else_can_be_done(told):
 
 def write_folder(folder, **settings):
     """A diffusers folder of random weights."""
-    config = UNetConfig(channels=(8, 16), groups=4, zeros=(0, 1))
+    config = UNetConfig(channels=(8, 16), groups=4, padding=(0, 1))
     save_unet(loud(UNet.init(KEY, config)), folder, side=16)
     write_scheduler(folder, Scheduler(steps=20, **settings))
     return folder

@@ -218,9 +218,30 @@ def undocumented(root):
     return complaints
 
 
-@pytest.mark.parametrize(
-    "rule", [wrong_imports, missing_companions, read_nowhere, long_modules, undocumented]
-)
+def cut_short(root):
+    """Docstrings whose first paragraph, which is all that a list of them shows, ends in mid-sentence."""
+    complaints = []
+    for path in modules(root):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                text = (ast.get_docstring(node) or ".").split("\n\n")[0].rstrip()
+                if not text.endswith((".", "?", "!", ":", ")", '"')):
+                    name = getattr(node, "name", "the module")
+                    complaints.append(f"{path.relative_to(root)}: {name} ends at {text[-20:]!r}")
+    return complaints
+
+
+RULES = [
+    wrong_imports,
+    missing_companions,
+    read_nowhere,
+    long_modules,
+    undocumented,
+    cut_short,
+]
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_the_house_keeps_the_rule(rule):
     assert not rule(ROOT)
 
@@ -326,6 +347,8 @@ def test_a_long_or_undocumented_module_is_caught(tmp_path):
     (tmp_path / "minidiff" / "b.py").unlink()
     (tmp_path / "minidiff" / "errors.py").unlink()
     assert len(undocumented(tmp_path)) == 2  # the module and f
+    (tmp_path / "minidiff" / "b.py").write_text('"""Such as\n\nthis."""\n')
+    assert len(cut_short(tmp_path)) == 1
 
 
 def python(code):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rounding import rounding
 
 from minidiff.layers import (
     Conv,
@@ -30,6 +31,12 @@ def doubled(*arrays):
     return [np.asarray(x, np.float64) for x in arrays]
 
 
+def assert_sums(found, expected, sizes, terms):
+    """Sums of so many terms, within what adding them in any order may cost; ``sizes`` of |terms|."""
+    assert found.shape == expected.shape
+    assert (np.abs(np.asarray(found, np.float64) - expected) <= rounding(terms) * sizes).all()
+
+
 def call(layer, *args):
     return jax.jit(lambda layer, *args: layer(*args))(layer, *args)
 
@@ -43,18 +50,19 @@ def test_linear_is_a_matrix_product(lead):
     for where in np.ndindex(*lead):
         for j in range(6):
             expected[where][j] = sum(x64[where][i] * weight[i, j] for i in range(4)) + bias[j]
-    np.testing.assert_allclose(call(layer, x), expected, atol=1e-5)
+    sizes = np.abs(x64) @ np.abs(weight) + np.abs(bias)
+    assert_sums(call(layer, x), expected, sizes, 5)
     no_bias = layer.replace(bias=None)
-    np.testing.assert_allclose(call(no_bias, x), expected - bias, atol=1e-5)
+    assert_sums(call(no_bias, x), expected - bias, sizes, 4)
 
 
-def conv_loop(x, weight, bias, stride, zeros=None):
+def conv_loop(x, weight, bias, stride, padding=None):
     batch, height, width, _ = x.shape
     kernel = weight.shape[0]
-    zeros = zeros or (kernel // 2, kernel // 2)
-    padded = np.pad(x, ((0, 0), zeros, zeros, (0, 0)))
-    rows = (height + sum(zeros) - kernel) // stride + 1
-    columns = (width + sum(zeros) - kernel) // stride + 1
+    padding = padding or (kernel // 2, kernel // 2)
+    padded = np.pad(x, ((0, 0), padding, padding, (0, 0)))
+    rows = (height + sum(padding) - kernel) // stride + 1
+    columns = (width + sum(padding) - kernel) // stride + 1
     out = np.zeros((batch, rows, columns, weight.shape[3]))
     for b, r, c in np.ndindex(batch, rows, columns):
         seen = padded[b, r * stride : r * stride + kernel, c * stride : c * stride + kernel]
@@ -68,18 +76,20 @@ def conv_loop(x, weight, bias, stride, zeros=None):
 def test_conv_slides_a_window(kernel, stride, side):
     layer = Conv(weight=normal(kernel, kernel, 3, 4), bias=normal(4), stride=stride)
     x = normal(2, *side, 3)
-    expected = conv_loop(*doubled(x, layer.weight, layer.bias), stride)
+    arrays = doubled(x, layer.weight, layer.bias)
+    expected, sizes = conv_loop(*arrays, stride), conv_loop(*map(np.abs, arrays), stride)
     assert expected.shape[1:3] == tuple(-(-n // stride) for n in side)
-    np.testing.assert_allclose(call(layer, x), expected, atol=2e-5)
+    assert_sums(call(layer, x), expected, sizes, 3 * kernel**2 + 1)
 
 
-@pytest.mark.parametrize("zeros", [(0, 1), (1, 0), (0, 0), (2, 1)], ids=str)
-def test_conv_has_its_zeros_where_it_is_told(zeros):
-    init = Conv.init(KEY, 3, 4, stride=2, zeros=zeros)
+@pytest.mark.parametrize("padding", [(0, 1), (1, 0), (0, 0), (2, 1)], ids=str)
+def test_conv_has_its_zeros_where_it_is_told(padding):
+    init = Conv.init(KEY, 3, 4, stride=2, padding=padding)
     layer = init.replace(weight=normal(3, 3, 3, 4), bias=normal(4))
     x = normal(2, 4, 7, 3)
-    expected = conv_loop(*doubled(x, layer.weight, layer.bias), 2, zeros)
-    np.testing.assert_allclose(call(layer, x), expected, atol=2e-5)
+    arrays = doubled(x, layer.weight, layer.bias)
+    expected, sizes = (conv_loop(*a, 2, padding) for a in (arrays, [*map(np.abs, arrays)]))
+    assert_sums(call(layer, x), expected, sizes, 3 * 9 + 1)
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])
@@ -106,20 +116,20 @@ def test_group_norm_is_the_kernel():
 
 
 @pytest.mark.parametrize("width", [4, 6, 32])
-@pytest.mark.parametrize("last", [0, 1])
+@pytest.mark.parametrize("shift", [0, 1])
 @pytest.mark.parametrize("cos_first", [False, True])
-def test_time_embedding(width, last, cos_first):
+def test_time_embedding(width, shift, cos_first):
     t = np.array([0, 1, 17, 999])
     half = width // 2
     expected = np.zeros((4, width))
     for b, i in np.ndindex(4, half):
-        angle = t[b] * 10_000 ** (-i / (half - last))
+        angle = t[b] * 10_000 ** (-i / (half - shift))
         waves = (math.cos, math.sin) if cos_first else (math.sin, math.cos)
         expected[b, i], expected[b, half + i] = (wave(angle) for wave in waves)
-    settings = {"last": last, "cos_first": cos_first}
+    settings = {"frequency_shift": shift, "cos_first": cos_first}
     for times in (jnp.array(t), jnp.float32(t)):
         np.testing.assert_allclose(time_embedding(times, width, **settings), expected, atol=2e-4)
-    if last == 1 and not cos_first:
+    if shift == 1 and not cos_first:
         np.testing.assert_allclose(time_embedding(jnp.array(t), width), expected, atol=2e-4)
 
 
@@ -166,9 +176,10 @@ def test_a_doubled_conv_sees_each_pixel_four_times(side):
     layer = Conv(weight=normal(3, 3, 3, 4), bias=normal(4))
     x = normal(2, *side, 3)
     x64, weight, bias = doubled(x, layer.weight, layer.bias)
-    expected = conv_loop(x64.repeat(2, axis=1).repeat(2, axis=2), weight, bias, 1)
+    arrays = x64.repeat(2, axis=1).repeat(2, axis=2), weight, bias
+    expected, sizes = conv_loop(*arrays, 1), conv_loop(*map(np.abs, arrays), 1)
     found = jax.jit(lambda layer, x: layer.doubled(x))(layer, x)
-    np.testing.assert_allclose(found, expected, atol=3e-5)
+    assert_sums(found, expected, sizes, 4 + 3 * 9 + 1)  # a twin adds up to four weights first
 
 
 def test_space_to_depth_reads_squares_row_by_row():

@@ -98,7 +98,7 @@ def test_an_id_larger_than_the_end_is_no_end_where_the_end_is_an_id():
 @by_convention
 def test_the_stages_are_those_of_the_call(convention):
     tower = tiny(convention)
-    stages = jax.jit(lambda tower, ids: tower.forward(ids))(tower, IDS)
+    stages = jax.jit(lambda tower, ids: tower.stages(ids))(tower, IDS)
     assert set(stages) == {
         "embedded", "blocks.0", "blocks.1", "attention.0", "attention.1", "states", "out",
     }  # fmt: skip

@@ -273,7 +273,7 @@ def test_written_out_or_looped_over_it_is_one_block_after_another(layers):
 def test_the_stages_end_in_what_the_call_gives(causal):
     stack, x = Transformer.init(KEY, 8, 2, 2), normal(2, 5, 8)
     mask = jnp.tril(jnp.ones((5, 5), bool))[None, None] if causal else None
-    stages = jax.jit(lambda stack, x, mask: stack.forward(x, mask))(stack, x, mask)
+    stages = jax.jit(lambda stack, x, mask: stack.stages(x, mask))(stack, x, mask)
     assert sorted(stages) == ["attention.0", "attention.1", "blocks.0", "blocks.1"]
     np.testing.assert_allclose(stages["blocks.1"], call(stack, x, mask), atol=1e-6)
     for i in range(2):

@@ -30,7 +30,7 @@ SCHEDULE = linear_schedule(100, 1e-3, 0.2)
 # Correct is enough here: XLA takes five times as long to optimise what draws the weights.
 QUICK = {"xla_backend_optimization_level": 0}
 init = jax.jit(UNet.init, static_argnums=1, compiler_options=QUICK)
-forward = jax.jit(UNet.forward, compiler_options=QUICK)
+stages_of = jax.jit(UNet.stages, compiler_options=QUICK)
 
 
 @cache
@@ -63,7 +63,7 @@ def images(batch=4, side=8):
 @pytest.mark.parametrize("patch", [1, 2])
 def test_it_answers_in_the_shape_of_what_it_is_asked(patch):
     t = jnp.array([0, 1, 50, 99])
-    out = forward(tiny(patch), images(), t)["out"]
+    out = stages_of(tiny(patch), images(), t)["out"]
     assert out.shape == (4, 8, 8, 2)
     assert out.dtype == jnp.float32
     assert 0 < np.abs(out).max() < 0.1  # near zero at the start, not at it
@@ -71,15 +71,15 @@ def test_it_answers_in_the_shape_of_what_it_is_asked(patch):
 
 def test_samples_do_not_see_each_other():
     net, x, t = tiny(), images(), jnp.array([0, 1, 50, 99])
-    other = forward(net, jnp.flip(x, 0).at[2].set(x[2]), jnp.array([7, 8, 50, 9]))
-    for name, stage in forward(net, x, t).items():
+    other = stages_of(net, jnp.flip(x, 0).at[2].set(x[2]), jnp.array([7, 8, 50, 9]))
+    for name, stage in stages_of(net, x, t).items():
         np.testing.assert_allclose(stage[2], other[name][2], atol=1e-5, err_msg=name)
         assert np.abs(stage[0] - other[name][0]).max() > 1e-5, name
 
 
 def test_it_sees_the_time():
     net, x = tiny(), jnp.tile(images(1), (4, 1, 1, 1))
-    out = np.asarray(forward(net, x, jnp.array([0, 10, 50, 99]))["middle"])
+    out = np.asarray(stages_of(net, x, jnp.array([0, 10, 50, 99]))["middle"])
     for a, b in itertools.combinations(range(4), 2):
         assert np.abs(out[a] - out[b]).max() > 1e-5  # little at the start, for blocks add little
 
@@ -107,7 +107,8 @@ def test_every_parameter_gets_a_gradient(kind):
         def body(carry, key):
             net, opt_state = carry
             gradient = jax.grad(loss)(net, key)
-            updates, opt_state = optimizer.update(gradient, opt_state)
+            with jax.numpy_dtype_promotion("standard"):  # optax divides by its integer count
+                updates, opt_state = optimizer.update(gradient, opt_state)
             return (optax.apply_updates(net, updates), opt_state), jax.tree.map(jnp.abs, gradient)
 
         _, sizes = jax.lax.scan(body, (net, optimizer.init(net)), jax.random.split(KEY, 3))
@@ -150,9 +151,9 @@ def shaken_told():
 def test_the_text_is_seen():
     """By its own sample alone, in the states and in the pooled vector, at every stage after."""
     net, x, said = shaken_told(), images(), text()
-    before = forward(net, x, T, said)
-    states = forward(net, x, T, said.replace(states=said.states.at[1, 2].add(1.0)))
-    pooled = forward(net, x, T, said.replace(pooled=said.pooled.at[1, 0].add(1.0)))
+    before = stages_of(net, x, T, said)
+    states = stages_of(net, x, T, said.replace(states=said.states.at[1, 2].add(1.0)))
+    pooled = stages_of(net, x, T, said.replace(pooled=said.pooled.at[1, 0].add(1.0)))
     for name, stage in before.items():
         for after, deaf in ((states, ("time", "conv_in", "down.0")), (pooled, ("conv_in",))):
             moved = np.abs(np.asarray(after[name] - stage)).reshape(4, -1).max(1)
@@ -166,7 +167,7 @@ def test_samples_do_not_see_each_others_text():
         jnp.flip(said.states, 0).at[2].set(said.states[2]),
         jnp.flip(said.pooled, 0).at[2].set(said.pooled[2]),
     )
-    found, mixed = forward(net, x, T, said)["out"], forward(net, x, T, other)["out"]
+    found, mixed = stages_of(net, x, T, said)["out"], stages_of(net, x, T, other)["out"]
     np.testing.assert_allclose(mixed[2], found[2], atol=1e-5)
     assert np.abs(np.asarray(mixed - found))[[0, 1, 3]].reshape(3, -1).max(1).min() > 1e-4
 
@@ -179,9 +180,9 @@ def test_a_text_of_any_length():
 
 def test_states_alone_are_a_condition_of_a_network_without_pooled_text():
     net = init(KEY, dataclasses.replace(TOLD, channels=(8,), attention=(), pooled=None))
-    found = forward(net, images(), T, text().states)["out"]
+    found = stages_of(net, images(), T, text().states)["out"]
     # A pooled text that it does not want is not looked at.
-    np.testing.assert_allclose(forward(net, images(), T, text())["out"], found, atol=1e-6)
+    np.testing.assert_allclose(stages_of(net, images(), T, text())["out"], found, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +230,7 @@ def test_describe_tells_the_real_shapes(patch, blocks):
     assert all(count > 0 for _, _, count in rows)
     assert len({name for name, _, _ in rows}) == len(rows)
     if blocks == 1:
-        stages = forward(tiny(patch), images(), jnp.array([0, 1, 50, 99]))
+        stages = stages_of(tiny(patch), images(), jnp.array([0, 1, 50, 99]))
         assert {name: shape for name, shape, _ in rows} == {
             name: stage.shape[1:] for name, stage in stages.items()
         }
@@ -285,14 +286,14 @@ def test_an_ensemble_is_a_vmap():
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *nets)
     vmapped = jax.jit(jax.vmap(lambda net: net(x, t)), compiler_options=QUICK)
     for net, found in zip(nets, vmapped(stacked), strict=True):
-        np.testing.assert_allclose(found, forward(net, x, t)["out"], atol=1e-5)
+        np.testing.assert_allclose(found, stages_of(net, x, t)["out"], atol=1e-5)
 
 
 @pytest.mark.parametrize("condition", [None, text()], ids=["plain", "told"])
 def test_low_precision_weights_compute_in_low_precision(condition):
     net, x, t = told() if condition else tiny(), images(), jnp.array([0, 1, 50, 99])
-    exact = forward(net, x, t, condition)
-    low = forward(cast(net, jnp.bfloat16), x, t, condition)
+    exact = stages_of(net, x, t, condition)
+    low = stages_of(cast(net, jnp.bfloat16), x, t, condition)
     for name, stage in low.items():
         assert stage.dtype == jnp.bfloat16, name
         size = np.abs(exact[name]).max()

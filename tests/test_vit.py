@@ -89,7 +89,7 @@ def test_patches_are_squares_row_by_row():
 
 def test_the_stages_are_those_of_the_call():
     tower = ViT.init(KEY, ViTConfig(**TINY))
-    stages = jax.jit(lambda tower, x: tower.forward(x))(tower, images())
+    stages = jax.jit(lambda tower, x: tower.stages(x))(tower, images())
     assert set(stages) == {
         "embedded", "blocks.0", "blocks.1", "attention.0", "attention.1", "out",
     }  # fmt: skip

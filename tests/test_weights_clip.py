@@ -63,7 +63,7 @@ def change(path, **changes):
 @jax.jit
 def everything(clip, images, ids):
     image, text = clip.encode_images(images), clip.encode_texts(ids)
-    towers = {"image": clip.image.forward(images), "text": clip.text.forward(ids)}
+    towers = {"image": clip.image.stages(images), "text": clip.text.stages(ids)}
     return {
         **{f"{tower}.{name}": x for tower, stages in towers.items() for name, x in stages.items()},
         "image_embeddings": image,

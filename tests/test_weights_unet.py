@@ -31,7 +31,7 @@ KEY = jax.random.key(0)
 
 # Correct is enough here: XLA takes twice as long to make it fast as well.
 QUICK = {"xla_backend_optimization_level": 0}
-forward = jax.jit(UNet.forward, compiler_options=QUICK)
+stages_of = jax.jit(UNet.stages, compiler_options=QUICK)
 apply_block = jax.jit(Level.apply_block, static_argnums=1, compiler_options=QUICK)
 
 
@@ -100,7 +100,7 @@ def deviating(found, wanted):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_block_is_that_of_diffusers(name):
     wanted, inputs = golden(name)
-    found = forward(loaded(name), *inputs)
+    found = stages_of(loaded(name), *inputs)
     assert found.keys() == wanted.keys()
     assert deviating(found, wanted) == []
 
@@ -115,7 +115,7 @@ def test_every_tensor_shows(name):
         changed = np.array(leaves[i])
         changed.flat[0] += 0.05
         network = structure.unflatten([*leaves[:i], changed, *leaves[i + 1 :]])
-        if not differs(forward(network, *inputs)["out"], wanted["out"]):
+        if not differs(stages_of(network, *inputs)["out"], wanted["out"]):
             unseen.append(path)
     keys = [path for path in weights.flatten(unet) if path.endswith(".attention.key.bias")]
     assert unseen == keys
@@ -131,7 +131,7 @@ def test_the_goldens_differ_in_what_can_be_set():
     same = {name for name, values in seen.items() if len(values) == 1}
     assert same == {"patch"}  # diffusers has none
     assert seen["head_width"] == {None, 4, 3}
-    assert seen["zeros"] == {None, (0, 1)}
+    assert seen["padding"] == {None, (0, 1)}
 
 
 def settings_of(name, **changes):
@@ -145,10 +145,10 @@ def settings_of(name, **changes):
     ("name", "changes"),
     [
         ("ddpm", {"cos_first": True}),
-        ("ddpm", {"last": 0}),
+        ("ddpm", {"frequency_shift": 0}),
         ("heads", {"cos_first": False}),
-        ("latent", {"last": 1}),
-        ("linear", {"last": 0}),
+        ("latent", {"frequency_shift": 1}),
+        ("linear", {"frequency_shift": 0}),
     ],
 )
 def test_the_time_is_told_as_the_settings_say(name, changes):
@@ -157,11 +157,13 @@ def test_the_time_is_told_as_the_settings_say(name, changes):
     assert differs(settings_of(name, **changes).embed(t, condition), wanted["time"])
 
 
-@pytest.mark.parametrize(("name", "zeros"), [("ddpm", None), ("latent", (0, 1)), ("linear", None)])
-def test_zeros_lie_where_the_settings_say(name, zeros):
+@pytest.mark.parametrize(
+    ("name", "padding"), [("ddpm", None), ("latent", (0, 1)), ("linear", None)]
+)
+def test_zeros_lie_where_the_settings_say(name, padding):
     wanted, _ = golden(name)
     before = wanted[f"down.0.blocks.{loaded(name).config.blocks - 1}"]
-    for unet, wrong in ((loaded(name), False), (settings_of(name, zeros=zeros), True)):
+    for unet, wrong in ((loaded(name), False), (settings_of(name, padding=padding), True)):
         assert differs(unet.down[0].resample(before), wanted["down.0.resample"]) == wrong
 
 
@@ -301,13 +303,13 @@ SMALL = UNetConfig(image_channels=1, channels=(4, 8), groups=2)
     [
         ({}, {}),
         ({"channels": (6,), "attention": (0,), "blocks": 2}, {}),
-        ({"attention": (0,), "head_width": 2, "cos_first": True, "last": 0}, {}),
+        ({"attention": (0,), "head_width": 2, "cos_first": True, "frequency_shift": 0}, {}),
         ({"heads": 2}, {"heads": 1, "head_width": 4}),
         ({"heads": 4, "head_width": 2}, {"heads": 1}),
         ({"context": 3, "attention": (0, 1), "heads": 2}, {}),
         ({"context": 3, "attention": (0, 1), "head_width": 2}, {}),
         ({"context": 3, "attention": (1,), "head_width": 4}, {"heads": 2, "head_width": None}),
-        ({"context": 3, "pooled": 5, "zeros": (0, 1)}, {}),
+        ({"context": 3, "pooled": 5, "padding": (0, 1)}, {}),
     ],
     ids=str,
 )
@@ -326,7 +328,7 @@ def test_our_own_networks_come_back(tmp_path, settings, read_as):
     [
         ({"patch": 2}, "positions are patches: patch 2"),
         ({"pooled": 5}, "a pooled text (pooled) but no states (context)"),
-        ({"zeros": (1, 0)}, "zeros (1, 0)"),
+        ({"padding": (1, 0)}, "padding (1, 0)"),
         ({"attention": (0,), "heads": 2}, "heads 2: the heads of a UNet2DModel have one width"),
         ({"attention": (0,), "head_width": 8}, "no heads of width 8 in 4 channels"),
     ],
@@ -569,7 +571,7 @@ def test_a_class_alone_means_all_its_defaults(tmp_path):
         head_width=8,
         groups=32,
         cos_first=True,
-        last=0,
+        frequency_shift=0,
     )
 
 
@@ -734,7 +736,7 @@ def diffusers():
 
 
 OURS = {
-    "plain": dataclasses.replace(SMALL, heads=2, zeros=(0, 1)),
+    "plain": dataclasses.replace(SMALL, heads=2, padding=(0, 1)),
     "text": dataclasses.replace(SMALL, context=3, attention=(0, 1), head_width=2, cos_first=True),
 }
 
@@ -763,7 +765,7 @@ def test_diffusers_loads_what_we_save(diffusers, tmp_path, name):
         images = torch.from_numpy(x).permute(0, 3, 1, 2)
         wanted = model.eval()(images, torch.from_numpy(t), **keywords).sample
     wanted = wanted.permute(0, 2, 3, 1).numpy()
-    found = forward(unet, x, t, condition)["out"]
+    found = stages_of(unet, x, t, condition)["out"]
     np.testing.assert_allclose(found, wanted, atol=3e-5 * np.abs(wanted).max())
 
 

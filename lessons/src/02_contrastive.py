@@ -21,9 +21,8 @@ import numpy as np
 
 from minidiff import checks, contrastive, plot
 from minidiff.clip import CLIP
-from minidiff.contrastive import contrastive_loss, cosine_similarity, siglip_loss
+from minidiff.contrastive import contrastive_loss, cosine_similarity, cross_entropy, siglip_loss
 from minidiff.data.scenes import SceneSource
-from minidiff.kernels.contrastive import clip_reference, cross_entropy, siglip_terms
 from minidiff.lesson import Lesson
 from minidiff.plot import contrastive as draw
 from minidiff.recipes import clip
@@ -172,12 +171,12 @@ def my_contrastive_loss(image_embeddings, text_embeddings, log_scale):
 checks.contrastive_loss(my_contrastive_loss)
 
 # %% [markdown]
-# The module's loss begins with the first function below, then does what the second does. (For large
-# batches it has a twin that gives the same numbers and never holds the whole matrix.)
+# The module's loss, and what it begins with. (The line that starts with @ puts a twin in its place that
+# gives the same numbers and never holds the whole matrix.)
 
 # %%
-lesson.source(contrastive._scaled_pairs)
-lesson.source(clip_reference)
+lesson.source(contrastive.pair_logits)
+lesson.source(contrastive_loss)
 
 # %% [markdown]
 # ## log N: the number to know by heart
@@ -321,7 +320,8 @@ assert floors[1] > 1.3 and floors[14.3] < 0.04 and floors[100] < 1e-6
 
 # %%
 def siglip_of_cosines(s):
-    return siglip_terms(10 * s - 10, jnp.eye(len(s), dtype=bool)).sum() / len(s)
+    z = 2 * jnp.eye(len(s)) - 1
+    return -jax.nn.log_sigmoid(z * (10 * s - 10)).sum() / len(s)
 
 
 def pull(loss, n):

@@ -19,9 +19,9 @@ import numpy as np
 from flax import struct
 
 from minidiff import checks, plot
+from minidiff.contrastive import cross_entropy
 from minidiff.data.factors import FACTORS
 from minidiff.data.scenes import SceneSource
-from minidiff.kernels.contrastive import cross_entropy
 from minidiff.layers import Linear, depth_to_space
 from minidiff.lesson import Lesson
 from minidiff.plot import vit as draw
@@ -237,7 +237,7 @@ lesson.expect("largest difference with positions", difference, 0.1, 10)
 # %%
 WHOSE = "reference"  # or "mine": trained by lesson 05
 tower = clip.load(lesson.weights("clip", WHOSE)).clip.image
-stages = jax.jit(lambda vit, images: vit.forward(images))(tower, images)
+stages = jax.jit(lambda vit, images: vit.stages(images))(tower, images)
 layers, heads = tower.config.layers, tower.config.heads
 maps = np.stack([np.asarray(stages[f"attention.{i}"])[:, :, 0, 1:] for i in range(layers)], axis=1)
 maps = maps.reshape(len(images), layers * heads, 4, 4)

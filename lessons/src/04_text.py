@@ -197,7 +197,7 @@ encoder = recipe.load(lesson.weights("clip", WHOSE))
 tower, words = encoder.clip.text, encoder.tokenizer
 sentence = "a small red cat wearing a hat"
 ids = jnp.asarray(words([sentence], 9))
-stages = jax.jit(lambda tower, ids: tower.forward(ids))(tower, ids)
+stages = jax.jit(lambda tower, ids: tower.stages(ids))(tower, ids)
 panels = [("mask", tower.mask(ids)[0, 0])]
 panels += [(f"attention, layer {i + 1}", stages[f"attention.{i}"][0].mean(0)) for i in range(2)]
 lesson.show(draw.matrices([(name, np.asarray(values)) for name, values in panels],

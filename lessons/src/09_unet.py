@@ -149,7 +149,8 @@ np.testing.assert_allclose(np.square(told).sum(axis=1), 16, rtol=1e-5)  # 16 tim
 
 # %%
 mine = config.unet((16, 16, 3))
-lesson.show(draw.ladder(mine, 16, "the network of this lesson"))
+rows = layouts.describe(mine, 16)
+lesson.show(draw.ladder(rows, mine.attention, "the network of this lesson"))
 print(layouts.table(mine, 16))
 
 # %% [markdown]
@@ -162,7 +163,8 @@ print(layouts.table(mine, 16))
 
 # %%
 stable = layouts.LAYOUTS["stable-diffusion-1"]
-lesson.show(draw.ladder(stable, 64, "Stable Diffusion 1: 12 + 1 + 12"))
+rows = layouts.describe(stable, 64)
+lesson.show(draw.ladder(rows, stable.attention, "Stable Diffusion 1: 12 + 1 + 12"))
 print("\n".join(layouts.table(stable, 64).splitlines()[-2:]))
 
 # %% [markdown]

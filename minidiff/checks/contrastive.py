@@ -6,8 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from minidiff.checks.exercise import Exercise, Wrong, normal, transformed, yours_and_wanted
-from minidiff.contrastive import contrastive_loss, cosine_similarity, normalize, siglip_loss
-from minidiff.kernels.contrastive import cross_entropy
+from minidiff.contrastive import (
+    contrastive_loss,
+    cosine_similarity,
+    cross_entropy,
+    normalize,
+    siglip_loss,
+)
 
 
 def _embeddings() -> list[tuple]:

@@ -8,8 +8,7 @@ import numpy as np
 
 from minidiff import plot
 from minidiff.checks.exercise import Exercise, normal, yours_and_wanted
-from minidiff.kernels import attention as kernels
-from minidiff.transformer import attention_weights
+from minidiff.transformer import attention, attention_weights
 from minidiff.vit import patchify
 
 
@@ -187,7 +186,7 @@ def _best_only(q, k, v):
 attention = Exercise(
     name="attention",
     task="What each query brings home: the mean of the values, by its weights.",
-    solution=kernels.reference,
+    solution=attention.reference,
     cases=_values,
     mistakes={
         "the means are of the keys: keys say where to look, values are what is taken": (

@@ -109,7 +109,7 @@ def render(scene: Scene, size: int = 16) -> Float[Array, "{size} {size} 3"]:
     """
     if size < LEAST_SIZE:
         raise InputError(f"a scene cannot be drawn at size {size}: at least {LEAST_SIZE} pixels")
-    pixels = (jnp.arange(size) + 0.5) * (2.0 / size) - 1.0
+    pixels = (jnp.arange(size, dtype=jnp.float32) + 0.5) * (2.0 / size) - 1.0
     x, y = jnp.meshgrid(pixels, -pixels)
     canvas = _background(scene, x, y, size / 2)
 

@@ -79,7 +79,7 @@ def _check_split(split: str) -> None:
 
 def _choose(u, allowed):
     """The index of an allowed value, each equally likely when u is uniform in [0, 1)."""
-    rank = jnp.floor(u * jnp.sum(allowed))
+    rank = jnp.floor(u * jnp.sum(allowed, dtype=jnp.float32)).astype(jnp.int32)
     return jnp.argmax(jnp.cumsum(allowed) > rank).astype(jnp.int32)
 
 
@@ -108,7 +108,7 @@ def draw_scene(
     unseen_colour = jnp.asarray(_UNSEEN_COLOUR)
     every_colour = jnp.arange(len(COLOURS))
 
-    values = jnp.floor(u * _COUNTS).astype(jnp.int32)
+    values = jnp.floor(u * jnp.float32(_COUNTS)).astype(jnp.int32)
     forbidden = unseen_colour[values[_SUBJECT]]
     allowed = (every_colour == forbidden) if split == "unseen" else (every_colour != forbidden)
     values = values.at[_COLOUR].set(_choose(u[_COLOUR], allowed))
@@ -126,7 +126,7 @@ def draw_scene(
     colours = jnp.asarray(SUBJECT_COLOURS)
     x, radius = jnp.asarray(CENTRE_X)[position], jnp.asarray(RADIUS)[size]
     if split == "two":
-        x, radius = 0.5 * (position - 1.0), 0.44
+        x, radius = 0.5 * (position.astype(jnp.float32) - 1.0), 0.44
     return Scene(
         subject=subject,
         colour=colour,

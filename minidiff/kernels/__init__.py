@@ -1,1 +1,1 @@
-"""Hot operations, one file each: the readable reference, faster twins, one choice per platform."""
+"""Faster twins of what the taught modules write out, a file for each operation, and who is chosen where."""

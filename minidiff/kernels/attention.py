@@ -1,14 +1,14 @@
-r"""Attention: the readable reference, twins for long and short sequences, and the choice among them.
+r"""Attention: twins of ``transformer.attention``, for long and short sequences, and the choice among them.
 
-Vaswani et al. 2017, https://arxiv.org/abs/1706.03762. The scores of all queries with all keys are the
-trouble: kept for the gradient they fill memory, and memory is slower than arithmetic everywhere. The
-twins for long sequences make them in blocks that fit the cache, use them, and make them once more for
-the gradient (Rabe and Staats 2021, https://arxiv.org/abs/2112.05682; Dao et al. 2022,
-https://arxiv.org/abs/2205.14135). ``mask`` is True where a query may look at a key; a query that may
-look at none gets NaN.
+The scores of all queries with all keys are the trouble: kept for the gradient they fill memory, and
+memory is slower than arithmetic everywhere. The twins for long sequences make them in blocks that fit
+the cache, use them, and make them once more for the gradient (Rabe and Staats 2021,
+https://arxiv.org/abs/2112.05682; Dao et al. 2022, https://arxiv.org/abs/2205.14135). ``mask`` is True
+where a query may look at a key; a query that may look at none gets NaN.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -31,27 +31,13 @@ FLASH = 1024
 """Queries from which a TPU uses the flash kernel, where Pallas kernels are wanted."""
 
 
-def reference(
-    q: Float[Array, "batch queries heads width"],
-    k: Float[Array, "batch keys heads width"],
-    v: Float[Array, "batch keys heads width"],
-    mask: Bool[Array, "#batch #heads #queries #keys"] | None = None,
-) -> Float[Array, "batch queries heads width"]:
-    r"""softmax(q k^T / sqrt(width)) v (equation 1), for every head; the softmax in float32."""
-    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k).astype(jnp.float32) / math.sqrt(q.shape[-1])
-    if mask is not None:
-        scores = jnp.where(mask, scores, -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
-
-
 def batched(
     q: Float[Array, "batch queries heads width"],
     k: Float[Array, "batch keys heads width"],
     v: Float[Array, "batch keys heads width"],
     mask: Bool[Array, "#batch #heads #queries #keys"] | None = None,
 ) -> Float[Array, "batch queries heads width"]:
-    """The same with the heads beside the batch, so that every product is one of plain matrices."""
+    """With the heads beside the batch, so that every product is one of plain matrices."""
     q, k, v = (x.swapaxes(1, 2) for x in (q / math.sqrt(q.shape[-1]), k, v))
     scores = jnp.matmul(q, k.swapaxes(2, 3), preferred_element_type=jnp.float32)
     if mask is not None:
@@ -119,6 +105,17 @@ def cudnn(
     return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
 
 
+def flash(
+    q: Float[Array, "batch queries heads width"],
+    k: Float[Array, "batch keys heads width"],
+    v: Float[Array, "batch keys heads width"],
+    mask: None = None,
+) -> Float[Array, "batch queries heads width"]:
+    """Our flash attention, on a TPU; it takes no mask."""
+    del mask
+    return pallas_attention.flash(q, k, v)
+
+
 def _cudnn_can(q: Shaped, k: Shaped, mask: Shaped | None) -> bool:
     """Whether cuDNN is here and takes these: with a mask it needs even lengths for the gradient."""
     return (
@@ -130,28 +127,18 @@ def _cudnn_can(q: Shaped, k: Shaped, mask: Shaped | None) -> bool:
     )
 
 
-def choice(q: Shaped, k: Shaped, mask: Shaped | None):
-    """The twin for arrays of these shapes and types on this platform."""
+def attention_twin(q: Shaped, k: Shaped, v: Shaped, mask: Shaped | None) -> Callable | None:
+    """The twin for arrays of these shapes and types on this platform, if there is one."""
+    del v  # as k
     where = platform()
     a_head = q.shape[1] * k.shape[1]
     scores = q.shape[0] * q.shape[2] * a_head
     if where == "cpu":
         if scores >= MANY:
             return tiled
-        return reference if a_head <= SHORT else batched
+        return None if a_head <= SHORT else batched
     if where == "gpu" and _cudnn_can(q, k, mask):
         return cudnn
     if pallas() and mask is None and q.shape[1] >= FLASH and pallas_attention.fits(q, k):
-        return pallas_attention.flash
-    return partial(tiled, tile=TILE_DEVICE) if scores >= MANY_DEVICE else reference
-
-
-def attention(
-    q: Float[Array, "batch queries heads width"],
-    k: Float[Array, "batch keys heads width"],
-    v: Float[Array, "batch keys heads width"],
-    mask: Bool[Array, "#batch #heads #queries #keys"] | None = None,
-) -> Float[Array, "batch queries heads width"]:
-    r"""softmax(q k^T / sqrt(width)) v by the twin that suits platform and shapes."""
-    twin = choice(q, k, mask)
-    return twin(q, k, v) if mask is None else twin(q, k, v, mask)
+        return flash
+    return partial(tiled, tile=TILE_DEVICE) if scores >= MANY_DEVICE else None

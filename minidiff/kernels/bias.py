@@ -1,9 +1,11 @@
-r"""Adding a vector to every position: the readable reference and a twin with a fast gradient.
+r"""Adding a vector to every position: a twin, with a fast gradient, of ``layers.add_bias``.
 
 The gradient of a bias is the sum, over all positions, of what comes back to them. XLA's CPU backend
 sums in windows of 32 values, one stage after the other; a product with a row of ones gives the same
 sum 2 to 5 times faster.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,23 +15,16 @@ from minidiff.kernels.group_norm import sum_space
 from minidiff.kernels.platform import platform
 
 
-def reference(
-    x: Float[Array, "batch *space channels"], bias: Float[Array, "*each channels"]
-) -> Float[Array, "batch *space channels"]:
-    """x + bias; ``bias`` is (channels,), or (batch, channels): one for every example."""
-    return x + bias.reshape(-1, *(1,) * (x.ndim - 2), x.shape[-1])
-
-
 @jax.custom_vjp
 def summed_by_products(
     x: Float[Array, "batch *space channels"], bias: Float[Array, "*each channels"]
 ) -> Float[Array, "batch *space channels"]:
-    """The same; the gradient's sum over everything is a product with ones, over space two sums."""
-    return reference(x, bias)
+    """x + bias; the gradient's sum over everything is a product with ones, over space two sums."""
+    return x + bias.reshape(-1, *(1,) * (x.ndim - 2), x.shape[-1])
 
 
 def _forward(x, bias):
-    return reference(x, bias), bias
+    return summed_by_products(x, bias), bias
 
 
 def _backward(bias, gradient):
@@ -49,8 +44,7 @@ def sum_rows(x: Float[Array, "rows width"]) -> Float[Array, " width"]:
 summed_by_products.defvjp(_forward, _backward)
 
 
-def add_bias(
-    x: Float[Array, "batch *space channels"], bias: Float[Array, "*each channels"]
-) -> Float[Array, "batch *space channels"]:
-    """x + bias, by the twin for this platform."""
-    return (summed_by_products if platform() == "cpu" else reference)(x, bias)
+def bias_twin(x: jax.Array, bias: jax.Array) -> Callable | None:
+    """The twin for this platform, if there is one."""
+    del x, bias
+    return summed_by_products if platform() == "cpu" else None

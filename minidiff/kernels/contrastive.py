@@ -1,8 +1,8 @@
-r"""Contrastive losses: the readable references and twins that never hold the N x N matrix.
+r"""Contrastive losses: twins that never hold the N x N matrix.
 
-Both losses look at all N x N logits of N images with N texts. At N = 16,384 that matrix takes 1 GiB
-and its gradient another, so the references are slow as well as large. The twins hold ``chunk`` rows
-at a time and give the same numbers:
+Both losses, written out in minidiff/contrastive.py, look at all N x N logits of N images with N texts.
+At N = 16,384 that matrix takes 1 GiB and its gradient another, so it is slow as well as large. The
+twins hold ``chunk`` rows at a time and give the same numbers:
 
 - CLIP's needs, for the gradient, the log-sum-exp of every row and every column. The forward pass
   keeps these 2N numbers, the columns' as a running maximum and sum (Milakov and Gimelshein 2018,
@@ -17,8 +17,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
+from minidiff.errors import InputError
 from minidiff.kernels import pallas_contrastive
 from minidiff.kernels.platform import pallas
 
@@ -36,43 +37,15 @@ def matmul(
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def cross_entropy(
-    logits: Float[Array, "images texts"], labels: Int[Array, " images"]
-) -> Float[Array, ""]:
-    """Mean over rows of -log softmax(row)[label]."""
-    right = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - right)
-
-
-def clip_reference(
-    image: Float[Array, "pairs width"], text: Float[Array, "pairs width"]
-) -> Float[Array, ""]:
-    """Each image finds its text, each text its image (Radford et al. 2021, figure 3)."""
-    logits, pairs = matmul(image, text.T), jnp.arange(len(image))
-    return (cross_entropy(logits, pairs) + cross_entropy(logits.T, pairs)) / 2
-
-
-def siglip_terms(
-    logits: Float[Array, "rows columns"], is_pair: Bool[Array, "..."] | bool
-) -> Float[Array, "rows columns"]:
-    """-log sigmoid(z logit), where z is 1 for a pair and -1 for any other image and text."""
-    return jax.nn.softplus(jnp.where(is_pair, -logits, logits))
-
-
-def siglip_reference(
-    image: Float[Array, "pairs width"], text: Float[Array, "pairs width"], bias: Float[Array, ""]
-) -> Float[Array, ""]:
-    """Every image and text answer for themselves: a pair or not? (Zhai et al. 2023, equation 1)"""
-    terms = siglip_terms(matmul(image, text.T) + bias, jnp.eye(len(image), dtype=bool))
-    return jnp.mean(terms.sum(axis=1))
-
-
 def over_blocks(step, carry, rows, chunk: int):
     """``jax.lax.scan`` of ``step`` over blocks of ``chunk`` rows, and over what is left of them.
 
     ``rows`` is a tree of arrays with equally many rows; ``step(carry, block)`` returns the carry and
-    a tree of arrays with the block's rows. Returns the last carry and those trees, joined.
+    a tree of arrays with the block's rows. Returns the last carry and those trees, joined. InputError
+    if chunk < 1.
     """
+    if chunk < 1:
+        raise InputError(f"chunk is {chunk}, but at least one row is needed at a time")
     count = len(jax.tree.leaves(rows)[0])
     whole = count - count % chunk
     outs = []
@@ -90,7 +63,7 @@ def over_blocks(step, carry, rows, chunk: int):
 def clip_chunked(
     image: Float[Array, "pairs width"], text: Float[Array, "pairs width"], chunk: int = CHUNK
 ) -> Float[Array, ""]:
-    """The same as ``clip_reference``, ``chunk`` rows of the logits at a time."""
+    """CLIP's loss, ``chunk`` rows of the logits at a time."""
     return _clip_forward(image, text, chunk)[0]
 
 
@@ -141,13 +114,14 @@ def siglip_chunked(
     bias: Float[Array, ""],
     chunk: int = CHUNK,
 ) -> Float[Array, ""]:
-    """The same as ``siglip_reference``, ``chunk`` rows of the logits at a time."""
+    """SigLIP's loss, ``chunk`` rows of the logits at a time."""
     pairs = jnp.arange(len(image))
 
     def step(carry, rows):
         image, here = rows
         is_pair = here[:, None] == pairs[None, :]
-        return carry, siglip_terms(matmul(image, text.T) + bias, is_pair).sum(axis=1)
+        logits = matmul(image, text.T) + bias
+        return carry, jax.nn.softplus(jnp.where(is_pair, -logits, logits)).sum(axis=1)
 
     return jnp.mean(over_blocks(step, None, (image, pairs), chunk)[1])
 
@@ -185,7 +159,7 @@ siglip = jax.jit(siglip_chunked, static_argnums=3)
 def clip(
     image: Float[Array, "pairs width"], text: Float[Array, "pairs width"], chunk: int = CHUNK
 ) -> Float[Array, ""]:
-    """``clip_reference``, by the twin for this platform and shape."""
+    """CLIP's loss, by the twin for this platform and shape."""
     if pallas() and pallas_contrastive.fits(image):
         return pallas_contrastive.clip_pallas(image, text)
     return _compiled_clip(image, text, chunk)

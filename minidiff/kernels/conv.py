@@ -1,4 +1,4 @@
-r"""Convolution: the readable reference, and twins whose gradients XLA's CPU backend runs fast.
+r"""Convolution: twins of ``layers.conv`` whose gradients XLA's CPU backend runs fast.
 
 The gradient of a convolution with respect to its kernel is itself a convolution, of the input with
 the output's gradient, in which batch and channels change places. Left to autodiff it is written with
@@ -17,6 +17,7 @@ come from evaluating polynomials at 0, 1, -1, 2, -2 and infinity. A "product of 
 convolution with a kernel of one row. Rounding errors grow from about 1e-7 to 1e-6 of the result.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -29,17 +30,6 @@ from minidiff.kernels.platform import platform
 ORDER = ("NHWC", "HWIO", "NHWC")
 Padding = tuple[tuple[int, int], tuple[int, int]]
 """Zeros (above, below), (left, right)."""
-
-
-def reference(
-    x: Float[Array, "batch height width inputs"],
-    weight: Float[Array, "kernel kernel inputs outputs"],
-    stride: int = 1,
-    zeros: tuple[int, int] | None = None,
-) -> Float[Array, "batch new_height new_width outputs"]:
-    """Cross-correlation; ``zeros`` before and after each side, or kernel // 2 (``kernel`` is odd)."""
-    zeros = zeros or (weight.shape[0] // 2,) * 2
-    return _slide(x, weight, stride, (zeros, zeros))
 
 
 def _slide(x: jax.Array, weight: jax.Array, stride: int, padding: Padding, **dilation) -> jax.Array:
@@ -105,13 +95,13 @@ def explicit_gradients(
     x: Float[Array, "batch height width inputs"],
     weight: Float[Array, "kernel kernel inputs outputs"],
     stride: int = 1,
-    zeros: tuple[int, int] | None = None,
+    padding: tuple[int, int] | None = None,
 ) -> Float[Array, "batch new_height new_width outputs"]:
-    """``reference``, with gradients that are fast everywhere; a 1x1 kernel is a matrix product."""
-    zeros = zeros or (weight.shape[0] // 2,) * 2
-    if weight.shape[0] == stride == 1 and zeros == (0, 0):
+    """Gradients that are fast everywhere; a 1x1 kernel is a matrix product."""
+    padding = padding or (weight.shape[0] // 2,) * 2
+    if weight.shape[0] == stride == 1 and padding == (0, 0):
         return (x.reshape(-1, x.shape[-1]) @ weight[0, 0]).reshape(*x.shape[:-1], -1)
-    return padded(x, weight, stride, (zeros, zeros))
+    return padded(x, weight, stride, (padding, padding))
 
 
 TILE = 4  # rows of the result that are computed together, from TILE + 2 of the input
@@ -134,7 +124,7 @@ SIDES: Padding = ((0, 0), (1, 1))  # of a kernel of one row
 def winograd(
     x: Float[Array, "batch height width inputs"], weight: Float[Array, "3 3 inputs outputs"]
 ) -> Float[Array, "batch height width outputs"]:
-    """``reference`` with stride 1 and one zero around, by half the products; TILE divides height."""
+    """Stride 1 and one zero around, by half the products; TILE divides height."""
     return _winograd_forward(x, weight)[0]
 
 
@@ -184,17 +174,14 @@ def _combine(matrix: np.ndarray, rows: list[jax.Array]) -> list[jax.Array]:
     return jax.lax.optimization_barrier(out)
 
 
-def conv(
-    x: Float[Array, "batch height width inputs"],
-    weight: Float[Array, "kernel kernel inputs outputs"],
-    stride: int = 1,
-    zeros: tuple[int, int] | None = None,
-) -> Float[Array, "batch new_height new_width outputs"]:
-    """``reference``, by the twin for this platform and shape."""
+def conv_twin(
+    x: jax.Array, weight: jax.Array, stride: int, padding: tuple[int, int] | None
+) -> Callable:
+    """The twin for this platform and shape."""
     kernel, inputs, outputs = weight.shape[1:]
-    plain = kernel == 3 and stride == 1 and zeros in (None, (1, 1)) and x.dtype == jnp.float32
+    plain = kernel == 3 and stride == 1 and padding in (None, (1, 1)) and x.dtype == jnp.float32
     # Below these sizes the sums cost what the products save.
     large = x.shape[1] % TILE == 0 and x.shape[1] >= 2 * TILE and min(inputs, outputs) >= 32
     if platform() == "cpu" and plain and large:
-        return winograd(x, weight)
-    return explicit_gradients(x, weight, stride, zeros)
+        return lambda x, weight, *_: winograd(x, weight)
+    return explicit_gradients

@@ -1,7 +1,4 @@
-r"""Group normalisation, alone or with the SiLU after it: references, and twins with fewer passes.
-
-Wu and He 2018, https://arxiv.org/abs/1803.08494. Channels are split into groups; every group of every
-image is shifted to mean 0 and scaled to variance 1, then each channel gets its own scale and shift.
+r"""Group normalisation, alone or with the SiLU after it: twins of ``layers.group_norm``, in fewer passes.
 
 Per channel of an image all of this is one multiply-add, u = x a + b. So the twins sum over space per
 channel, combine the few sums of a group, and touch the big array once more. Going back, with the
@@ -14,6 +11,7 @@ two more sums over space, of g and of g x, are all they need.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -22,28 +20,6 @@ from jaxtyping import Array, Float
 
 from minidiff.kernels import pallas_group_norm
 from minidiff.kernels.platform import pallas, platform
-
-
-def reference(
-    x: Float[Array, "batch *space channels"],
-    scale: Float[Array, " channels"],
-    shift: Float[Array, " channels"],
-    groups: int,
-    eps: float = 1e-5,
-) -> Float[Array, "batch *space channels"]:
-    """Normalise as the paper writes it: centre, divide by the standard deviation, scale, shift."""
-    batch, channels = x.shape[0], x.shape[-1]
-    grouped = x.astype(jnp.float32).reshape(batch, -1, groups, channels // groups)
-    mean = grouped.mean(axis=(1, 3), keepdims=True)
-    variance = grouped.var(axis=(1, 3), keepdims=True)
-    normal = ((grouped - mean) * jax.lax.rsqrt(variance + eps)).reshape(batch, -1, channels)
-    out = normal * scale[None, None, :] + shift[None, None, :]
-    return out.reshape(x.shape).astype(x.dtype)
-
-
-def silu_reference(x, scale, shift, groups: int, eps: float = 1e-5):
-    """SiLU after it: u sigmoid(u)."""
-    return jax.nn.silu(reference(x, scale, shift, groups, eps))
 
 
 def sum_space(x: Float[Array, "batch space channels"]) -> Float[Array, "batch channels"]:
@@ -59,13 +35,13 @@ def sum_space(x: Float[Array, "batch space channels"]) -> Float[Array, "batch ch
 
 
 def _coefficients(flat, scale, shift, groups, eps, sums):
-    """(mean, 1 / standard deviation, a, b), each (batch, channels)."""
+    """(mean, 1 / standard deviation, a, b), each (batch, channels) in float32."""
     mean = _over_group(sums(flat), groups, flat.shape[1])
     # From centred values: E[x^2] - E[x]^2 would lose its digits where the mean is large.
     variance = _over_group(sums(jnp.square(flat - mean[:, None, :])), groups, flat.shape[1])
     inverse = jax.lax.rsqrt(variance + eps)
-    a = inverse * scale[None, :]
-    return mean, inverse, a, shift[None, :] - mean * a
+    a = inverse * scale.astype(jnp.float32)[None, :]
+    return mean, inverse, a, shift.astype(jnp.float32)[None, :] - mean * a
 
 
 def _over_group(per_channel: jax.Array, groups: int, space: int) -> jax.Array:
@@ -128,7 +104,8 @@ def _forward(x, scale, shift, groups, eps, silu):
 
 def _backward(groups, eps, silu, saved, gradient):
     x, scale, shift, mean, inverse = saved
-    flat, gradient = _flat(x), _flat(gradient)
+    flat, gradient, dtype = _flat(x), _flat(gradient), scale.dtype
+    scale, shift = scale.astype(jnp.float32), shift.astype(jnp.float32)
     a = inverse * scale[None, :]
     b = shift[None, :] - mean * a
     if silu:
@@ -145,36 +122,24 @@ def _backward(groups, eps, silu, saved, gradient):
     d = -inverse * _over_group(to_shift * scale[None, :], groups, space) - mean * c
     a, c, d = jax.lax.optimization_barrier((a, c, d))
     to_x = gradient * a[:, None, :] + _affine(flat, c, d)
-    return to_x.reshape(x.shape).astype(x.dtype), to_scale.sum(axis=0), to_shift.sum(axis=0)
+    to_scale, to_shift = (to.sum(axis=0).astype(dtype) for to in (to_scale, to_shift))
+    return to_x.reshape(x.shape).astype(x.dtype), to_scale, to_shift
 
 
 few_passes.defvjp(_forward, _backward)
 
 
-def _twin():
+def group_norm_twin(*_) -> Callable:
     """The twin for this platform."""
     return few_passes if platform() == "cpu" else two_stage
 
 
-def group_norm(
-    x: Float[Array, "batch *space channels"],
-    scale: Float[Array, " channels"],
-    shift: Float[Array, " channels"],
-    groups: int,
-    eps: float = 1e-5,
-) -> Float[Array, "batch *space channels"]:
-    """``reference``, by the twin for this platform."""
-    return _twin()(x, scale, shift, groups, eps)
-
-
-def group_norm_silu(
-    x: Float[Array, "batch *space channels"],
-    scale: Float[Array, " channels"],
-    shift: Float[Array, " channels"],
-    groups: int,
-    eps: float = 1e-5,
-) -> Float[Array, "batch *space channels"]:
-    """``silu_reference``, by the twin for this platform and shape."""
+def group_norm_silu_twin(x: jax.Array, *_) -> Callable:
+    """The twin with the SiLU, for this platform and shape."""
     if pallas() and pallas_group_norm.fits(x):
-        return pallas_group_norm.group_norm_silu(x, scale, shift, groups, eps)
-    return _twin()(x, scale, shift, groups, eps, True)
+        return pallas_group_norm.group_norm_silu
+    return partial(_with_silu, group_norm_twin())
+
+
+def _with_silu(twin, *args):
+    return twin(*args, True)

@@ -113,7 +113,7 @@ def _gradient(a, b, row, column, pairs, block):
 def clip_pallas(
     image: Float[Array, "pairs width"], text: Float[Array, "pairs width"], block: int = BLOCK
 ) -> Float[Array, ""]:
-    """The same as ``clip_reference`` of contrastive.py, a block of the logits at a time, in float32.
+    """CLIP's loss, a block of the logits at a time, in float32.
 
     ``image`` comes multiplied by the scale. ``block`` is a power of two from 16 on; on a TPU a
     multiple of 128.

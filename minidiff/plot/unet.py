@@ -7,9 +7,6 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from minidiff.layouts import describe
-from minidiff.unet import UNetConfig
-
 COLOURS = {
     "convolution": "tab:gray",
     "ResBlock": "tab:blue",
@@ -18,7 +15,7 @@ COLOURS = {
 }
 
 
-def _kind(name: str, config: UNetConfig) -> str:
+def _kind(name: str, attention: Sequence[int], levels: int) -> str:
     if name == "middle":
         return "ResBlock and attention"
     if ".resample" in name:
@@ -26,20 +23,24 @@ def _kind(name: str, config: UNetConfig) -> str:
     if ".blocks." not in name:
         return "convolution"
     side, level, *_ = name.split(".")
-    n = int(level) if side == "down" else len(config.channels) - 1 - int(level)
-    return "ResBlock and attention" if n in config.attention else "ResBlock"
+    n = int(level) if side == "down" else levels - 1 - int(level)
+    return "ResBlock and attention" if n in attention else "ResBlock"
 
 
-def ladder(config: UNetConfig, side: int, title: str = "") -> Figure:
+def ladder(
+    rows: Sequence[tuple[str, tuple[int, ...], int]], attention: Sequence[int], title: str = ""
+) -> Figure:
     """A bar per stage, from the noisy image to the guess: as high as its image is large.
 
-    Numbers are channels; each grey line is a skip, from where it is kept to where it is read.
+    ``rows`` are those of ``layouts.describe``, and ``attention`` is the levels that have it. Numbers
+    are channels; each grey line is a skip, from where it is kept to where it is read.
     """
-    rows = [row for row in describe(config, side) if row[0] != "time"]
+    rows = [row for row in rows if row[0] != "time"]
+    levels = len({name.split(".")[1] for name, _, _ in rows if name.startswith("down.")})
     heights = [np.log2(shape[0]) + 1 for _, shape, _ in rows]
     figure = Figure(figsize=(min(11, 2.5 + 0.36 * len(rows)), 3.4), layout="constrained")
     axes = figure.subplots()
-    kinds = [_kind(name, config) for name, _, _ in rows]
+    kinds = [_kind(name, attention, levels) for name, _, _ in rows]
     axes.bar(range(len(rows)), heights, width=0.75, color=[COLOURS[kind] for kind in kinds])
     for i, (_, shape, _) in enumerate(rows):
         axes.text(i, heights[i] + 0.08, shape[2], ha="center", fontsize=6)

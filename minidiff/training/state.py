@@ -78,9 +78,9 @@ def make_optimizer(
 
 
 def _is_matrix(path: tuple, x: jax.Array) -> bool:
-    """Whether a layer's array has two axes or more. Stacked layers give every array one more axis,
+    """Whether a layer's array has two axes or more.
 
-    so biases, scales and shifts are known by their names.
+    Stacked layers give every array one more axis, so biases, scales and shifts go by their names.
     """
     return x.ndim > 1 and jax.tree_util.keystr(path[-1:], simple=True) not in VECTORS
 

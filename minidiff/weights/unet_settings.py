@@ -103,9 +103,9 @@ def read_config(folder: Path) -> tuple[UNetConfig, bool]:
         attention=attention,
         groups=settings.whole("norm_num_groups", 32),
         eps=settings.number("norm_eps", 1e-5, 0.0, 1.0),
-        zeros=None if settings.whole("downsample_padding", 1, 0, 1) else (0, 1),
+        padding=None if settings.whole("downsample_padding", 1, 0, 1) else (0, 1),
         cos_first=settings.flag("flip_sin_to_cos", True),
-        last=settings.whole("freq_shift", 0, 0, channels[0] // 2 - 1),
+        frequency_shift=settings.whole("freq_shift", 0, 0, channels[0] // 2 - 1),
         **_heads(settings, name, {i: channels[i] for i in (*attention, len(channels) - 1)}),
         **text,
     )
@@ -219,8 +219,8 @@ def settings(config: UNetConfig, side: int | None) -> dict:
         raise InputError(
             "diffusers has no U-Net with a pooled text (pooled) but no states (context)"
         )
-    if config.zeros not in (None, (1, 1), (0, 1)):
-        raise InputError(f"diffusers has no convolution of stride 2 with zeros {config.zeros}")
+    if config.padding not in (None, (1, 1), (0, 1)):
+        raise InputError(f"diffusers has no convolution of stride 2 with padding {config.padding}")
     down, up = KINDS[name]
     looks = [i in config.attention for i in range(len(config.channels))]
     facts = {
@@ -234,9 +234,9 @@ def settings(config: UNetConfig, side: int | None) -> dict:
         "layers_per_block": config.blocks,
         "norm_num_groups": config.groups,
         "norm_eps": config.eps,
-        "downsample_padding": 0 if config.zeros == (0, 1) else 1,
+        "downsample_padding": 0 if config.padding == (0, 1) else 1,
         "flip_sin_to_cos": config.cos_first,
-        "freq_shift": config.last,
+        "freq_shift": config.frequency_shift,
         "attention_head_dim": _head_dim(config),
     }
     if config.context:
