@@ -5,7 +5,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from minidiff.kernels.conv import conv
+from minidiff.layers import conv
 
 PROBE_SECONDS = 3.0
 # What `minidiff doctor` measured on the machine whose minutes stand in the recipes.
