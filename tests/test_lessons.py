@@ -69,6 +69,7 @@ def exercises_of(source):
 
 @pytest.mark.parametrize("source", SOURCES, ids=NAMES)
 class TestEveryLesson:
+    @pytest.mark.long
     def test_it_runs_offline_at_the_smoke_preset(self, source, tmp_path):
         ended, events = run(source, tmp_path, "smoke")
         assert ended.stderr == ""
