@@ -68,7 +68,7 @@ def pytest_cmdline_main(config):
 @pytest.fixture(scope="module")
 def optimized():
     """Programs compiled as a user's are, for a file that asks: faster twins, bounds of a few roundings."""
-    before = jax.config.jax_disable_most_optimizations
+    before = "JAX_DISABLE_MOST_OPTIMIZATIONS" in os.environ
     jax.clear_caches()
     jax.config.update("jax_disable_most_optimizations", False)
     yield

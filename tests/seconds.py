@@ -1,4 +1,4 @@
-"""``pytest --seconds``: what each test file costs, in a table.
+"""``pytest --seconds``: what each test file costs, as a table in Markdown.
 
 CPU seconds are those of the process and of its children that have ended, and do not depend on what
 else runs. A program is one that XLA compiled or that the compile cache handed back, ``made`` the
@@ -56,6 +56,8 @@ class Seconds:
         rows = sorted(self.files.items(), key=lambda row: -row[1][2])
         total = [sum(column) for column in zip(*self.files.values(), strict=True)]
         write = terminalreporter.write_line
-        write(f"{'':40}" + "".join(f"{name:>10}" for name in COLUMNS))
+        write(f"| {'file':36} | " + " | ".join(f"{name:>8}" for name in COLUMNS) + " |")
+        write("| " + "-" * 36 + " | " + " | ".join(["-------:"] * len(COLUMNS)) + " |")
         for file, row in [*rows, ("all", total or [0] * len(COLUMNS))]:
-            write(f"{file:40}" + "".join(f"{value:10.0f}" for value in row))
+            cells = " | ".join(f"{value:8.0f}" for value in row)
+            write(f"| {file.removeprefix('tests/'):36} | {cells} |")
