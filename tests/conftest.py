@@ -17,6 +17,7 @@ import minidiff  # noqa: E402, F401  sets XLA_FLAGS and the compile cache, befor
 # isort: split
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
+import programs  # noqa: E402
 import pytest  # noqa: E402
 import seconds  # noqa: E402
 
@@ -68,11 +69,9 @@ def pytest_cmdline_main(config):
 @pytest.fixture(scope="module")
 def optimized():
     """Programs compiled as a user's are, for a file that asks: faster twins, bounds of a few roundings."""
-    before = "JAX_DISABLE_MOST_OPTIMIZATIONS" in os.environ
     jax.clear_caches()
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    with programs.optimized():
+        yield
     jax.clear_caches()
 
 
