@@ -94,6 +94,18 @@ def mappings():
 
 
 @pytest.fixture(scope="session")
+def ddpm_run(tmp_path_factory):
+    """The tiny ddpm run on digits, to its end; nobody changes it."""
+    import tiny
+
+    from minidiff.cli import main
+
+    folder = tmp_path_factory.mktemp("ddpm") / "run"
+    assert main(tiny.command(folder)) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
 def clip_run(tmp_path_factory):
     """A run of the smallest CLIP on scenes: hardly trained, but whole."""
     import tiny

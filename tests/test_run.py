@@ -453,11 +453,9 @@ def test_a_full_disk_leaves_the_last_checkpoint(whole, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(ddpm_run):
     """The tiny ddpm run, uninterrupted."""
-    folder = tmp_path_factory.mktemp("ddpm") / "run"
-    assert main(tiny.command(folder)) == 0
-    return Run(folder)
+    return Run(ddpm_run)
 
 
 def kill_at_random(folder, kills, steps, seed, patience=300):
