@@ -164,7 +164,7 @@ def finish(processes):
     [
         ("ddpm", "data=2"),
         ("ddpm", "model=2"),
-        pytest.param("clip", "data=2", marks=pytest.mark.slow),
+        ("clip", "data=2"),
     ],
 )
 def test_two_processes_train_what_one_does(trained, tmp_path, recipe, mesh):

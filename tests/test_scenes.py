@@ -163,7 +163,7 @@ def test_bad_input_is_told_in_one_line():
     with pytest.raises(InputError, match="'trian'"):
         data.scene(0, "trian", 0)
     with pytest.raises(InputError, match="size 7"):
-        data.render(data.scene(0, "train", 0), 7)
+        data.render(jax.tree.map(lambda x: x[0], canonical()), 7)
 
 
 # Splits -------------------------------------------------------------------------------------------
