@@ -57,12 +57,12 @@ def pytest_cmdline_main(config):
     xdist's own order leaves long files of few tests for the end.
     """
     option = config.option
-    alone = len(config.args) == 1 and not Path(config.args[0]).is_dir()
-    is_worker = "PYTEST_XDIST_WORKER" in os.environ
-    if not config.pluginmanager.hasplugin("xdist") or is_worker or alone or option.collectonly:
+    if not config.pluginmanager.hasplugin("xdist") or "PYTEST_XDIST_WORKER" in os.environ:
         return
-    if option.numprocesses is None and option.dist == "no" and not option.tx:
+    alone = len(config.args) == 1 and not Path(config.args[0]).is_dir()
+    if option.numprocesses is None and not (alone or option.tx or option.collectonly):
         option.numprocesses, option.maxprocesses = "logical", MOST_PROCESSES
+    if option.numprocesses and option.dist == "no":
         option.dist, option.loadscopereorder = "loadfile", False
 
 
@@ -76,14 +76,14 @@ def optimized():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_programs():
-    """Forget compiled programs after a file, once they are many.
+def few_programs(request):
+    """Forget compiled programs after a file, once they are many or may hold another platform's kernels.
 
     Each takes tens to thousands of memory mappings. Linux allows a process 65,530; the compiler that
     gets no more of them ends in a segmentation fault. Until then a file finds the small ones made.
     """
     yield
-    if mappings() > 16_000:
+    if mappings() > 16_000 or hasattr(request.module, "assume"):
         jax.clear_caches()
 
 
