@@ -1,6 +1,7 @@
 """Strict settings for every test. Warnings are errors by pyproject.toml."""
 
 import os
+from pathlib import Path
 
 from jaxtyping import install_import_hook
 
@@ -16,7 +17,9 @@ import minidiff  # noqa: E402, F401  sets XLA_FLAGS and the compile cache, befor
 # isort: split
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
+import programs  # noqa: E402
 import pytest  # noqa: E402
+import seconds  # noqa: E402
 
 # Arrays of different rank never meet by accident: (batch,) * (batch, 1) is a classic bug.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -54,23 +57,79 @@ def strict_types(request):
     jax.config.update("jax_numpy_dtype_promotion", "standard")
 
 
+MOST_PROCESSES = 8  # each takes one to two gigabytes
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--optimized", action="store_true", help="compile all as a user's programs are"
+    )
+    parser.addoption("--seconds", action="store_true", help="end with a table of what files cost")
+
+
+def pytest_configure(config):
+    if config.option.optimized:
+        os.environ.pop("JAX_DISABLE_MOST_OPTIMIZATIONS", None)
+        jax.config.update("jax_disable_most_optimizations", False)
+    if config.option.seconds:
+        config.pluginmanager.register(seconds.Seconds())
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its options
+def pytest_cmdline_main(config):
+    """A process for each core, unless ``-n`` says otherwise or only one file is asked for.
+
+    Not by addopts, which would end every run without xdist in an error. A file stays on one process,
+    so that what its tests share is made once. In the order of the alphabet the last files are short;
+    xdist's own order leaves long files of few tests for the end.
+    """
+    option = config.option
+    if not config.pluginmanager.hasplugin("xdist") or "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    alone = len(config.args) == 1 and not Path(config.args[0]).is_dir()
+    if option.numprocesses is None and not (alone or option.tx or option.collectonly):
+        option.numprocesses, option.maxprocesses = "logical", MOST_PROCESSES
+    if option.numprocesses and option.dist == "no":
+        option.dist, option.loadscopereorder = "loadfile", False
+
+
 @pytest.fixture(scope="module")
 def optimized():
     """Programs compiled as a user's are, for a file that asks: faster twins, bounds of a few roundings."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.clear_caches()
+    with programs.optimized():
+        yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_programs():
-    """Forget a file's compiled programs after it.
+def few_programs(request):
+    """Forget compiled programs after a file, once they are many or may hold another platform's kernels.
 
     Each takes tens to thousands of memory mappings. Linux allows a process 65,530; the compiler that
-    gets no more of them ends in a segmentation fault.
+    gets no more of them ends in a segmentation fault. Until then a file finds the small ones made.
     """
     yield
-    jax.clear_caches()
+    if mappings() > 16_000 or hasattr(request.module, "assume"):
+        jax.clear_caches()
+
+
+def mappings():
+    """How many memory mappings this process has; elsewhere than on Linux nobody counts them."""
+    maps = Path("/proc/self/maps")
+    return len(maps.read_bytes().splitlines()) if maps.exists() else 0
+
+
+@pytest.fixture(scope="session")
+def ddpm_run(tmp_path_factory):
+    """The tiny ddpm run on digits, to its end; nobody changes it."""
+    import tiny
+
+    from minidiff.cli import main
+
+    folder = tmp_path_factory.mktemp("ddpm") / "run"
+    assert main(tiny.command(folder)) == 0
+    return folder
 
 
 @pytest.fixture(scope="session")

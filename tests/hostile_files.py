@@ -12,11 +12,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import tiny
 from PIL import Image
 
 from minidiff import weights
-from minidiff.recipes import clip
+from minidiff.measure.compare import captions
+from minidiff.recipes import clip, text_to_image
 from minidiff.text import Tokenizer
+from minidiff.training.config import override
 from minidiff.training.diffusion import Config as DiffusionConfig
 from minidiff.training.run import open_run
 from minidiff.unet import UNet
@@ -44,6 +47,33 @@ def clip_run(folder):
     towers = config.towers((8, 8, 3), tokenizer, 8)
     weights.save(run.checkpoint(4), {"ema": clip.init(jax.random.key(0), towers, "clip")})
     return run
+
+
+def text_run(folder):
+    """A run of the smallest text-to-image model and its CLIP: weights out of dice, never trained."""
+    config = override(text_to_image.PRESETS["smoke"], tiny.TEXT_SETTINGS)
+    run = open_run(folder, "text_to_image", config, image_shape=[16, 16, 3])
+    texts = captions(config.data, config.seed, "test", 16, 256)
+    tokenizer, size = (
+        Tokenizer.learn(texts, 768),
+        clip.Config(size=16, width=16, heads=2, layers=1, text_layers=1, embedding=8),
+    )
+    context = max(map(len, map(tokenizer.encode, texts)))
+    encoder = open_run(folder / "clip", "clip", size, image_shape=[16, 16, 3], context=context)
+    tokenizer.save(encoder.path / "tokenizer")
+    towers = size.towers((16, 16, 3), tokenizer, context)
+    weights.save(encoder.checkpoint(4), {"ema": diced(clip.init, towers, "clip")})
+    reads = clip.load(encoder.path)
+    unet = text_to_image.unet_config(config, (16, 16, 3), reads)
+    weights.save(run.checkpoint(4), {"ema": diced(UNet.init, unet)})
+    return run
+
+
+def diced(init, *arguments):
+    """Arrays of the shapes that ``init`` would draw, by NumPy, which compiles nothing."""
+    shapes = jax.eval_shape(lambda key: init(key, *arguments), jax.random.key(0))
+    dice = np.random.default_rng(0)
+    return jax.tree.map(lambda x: np.float32(0.2 * dice.normal(size=x.shape)), shapes)
 
 
 def change_config(folder, **changes):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from programs import optimized
 
 from minidiff.noising import add_noise
 from minidiff.schedules import Schedule, linear_schedule
@@ -309,6 +310,7 @@ def check_reverse_step_noise(m):
         np.testing.assert_allclose(moved, np.stack([std, std], 1), rtol=1e-5)
 
 
+@optimized()
 def check_point_mass(m):
     """Data that are one point come back as that point: noise on the last step would show."""
     schedule = linear_schedule()
@@ -322,6 +324,7 @@ def check_point_mass(m):
         assert abs(x.mean() - 0.7) < 1e-5
 
 
+@optimized()
 def check_gaussian(m):
     """Normal data: every step is affine, so mean and spread of the result are known exactly."""
     schedule, mean, std = linear_schedule(), 0.7, 0.2
@@ -344,6 +347,7 @@ def check_gaussian(m):
         assert_std(x, math.sqrt(m2))
 
 
+@optimized()
 def check_contraction(m):
     """Without injected noise N(0, 1) data shrink, every sample by exactly sqrt(alpha_bar_T)."""
     schedule = linear_schedule()
@@ -354,6 +358,7 @@ def check_contraction(m):
     np.testing.assert_allclose(x, expected * frames.xt[0], rtol=2e-4)
 
 
+@optimized()
 def check_modes(m):
     """Two modes at -1 and 1, each with spread 0.1: what each sampler makes of the spread.
 

@@ -152,6 +152,7 @@ def test_other_tensors_are_named(monkeypatch, tmp_path):
         turns.carry_over(torch.nn.Linear(2, 4), tmp_path / "weights")
 
 
+@pytest.mark.long
 def test_ours_alone(tmp_path):
     out = tmp_path / "out.json"
     ran = run(BENCHMARKS / SCRIPTS[1], "--quick", "--peers", "--size", "tiny", "--out", out)

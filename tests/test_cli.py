@@ -39,11 +39,9 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(ddpm_run):
     """A trained run on digits."""
-    folder = tmp_path_factory.mktemp("cli") / "run"
-    assert main(tiny.command(folder)) == 0
-    return folder
+    return ddpm_run
 
 
 def files(folder):
@@ -382,6 +380,7 @@ def test_samplers_and_steps(run):
     assert not np.array_equal(few, sample(run, "--sampler", "ddpm", count=4))
 
 
+@pytest.mark.long
 def test_a_folder_of_ones_own_pictures(capsys, tmp_path):
     """Training, going on after the last checkpoint is lost, and sampling, in colour."""
     paint(tmp_path / "images")

@@ -131,7 +131,13 @@ def full_size(name):
     return np.asarray(jax.jit(CLIP.logits, compiler_options=QUICK)(clip, images, ids))
 
 
-@pytest.mark.parametrize("name", ["ViT-B/32", pytest.param("ViT-L/14", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("ViT-B/32", marks=pytest.mark.long),
+        pytest.param("ViT-L/14", marks=pytest.mark.slow),
+    ],
+)
 def test_a_full_size_forward_pass(name):
     found = full_size(name)
     assert found.shape == (1, 2)

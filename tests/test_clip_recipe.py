@@ -98,6 +98,7 @@ def test_it_loads_what_it_trained(clip_run):
     assert encoder.clip.config.text.end == encoder.tokenizer.end
 
 
+@pytest.mark.long
 def test_siglip_trains_its_bias_on_ones_own_pictures(tmp_path, capsys):
     folder = tmp_path / "images"
     folder.mkdir()

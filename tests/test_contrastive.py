@@ -355,6 +355,7 @@ def answers(processes, patience=240):
     return [json.loads(stdout.splitlines()[-1]) for stdout, _ in said], ""
 
 
+@pytest.mark.long
 def test_sharded_losses_on_eight_devices():
     found, failure = answers([start(8)])
     assert found, failure
@@ -367,6 +368,7 @@ def test_sharded_losses_on_eight_devices():
     assert all(error > 1e-2 for error in found["mistakes"].values()), found["mistakes"]
 
 
+@pytest.mark.long
 def test_sharded_losses_on_two_processes():
     for _ in range(3):  # another program may take the free port before it is used
         with socket.socket() as free:

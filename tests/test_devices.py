@@ -59,6 +59,7 @@ def weights_of(folder):
 # Devices
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("recipe", ["ddpm", "clip"])
 @pytest.mark.parametrize("mesh", MESHES[1:])
 def test_twenty_steps_on_many_devices_are_those_of_one(trained, recipe, mesh):
@@ -69,6 +70,7 @@ def test_twenty_steps_on_many_devices_are_those_of_one(trained, recipe, mesh):
     np.testing.assert_allclose(many, one, rtol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("first", "then"), [("-", MESHES[-1]), (MESHES[-1], "-")])
 def test_a_run_goes_on_with_another_number_of_devices(trained, first, then):
     folder, _ = trained
@@ -79,6 +81,7 @@ def test_a_run_goes_on_with_another_number_of_devices(trained, first, then):
         np.testing.assert_allclose(array, expected[name], atol=1e-4)
 
 
+@pytest.mark.long
 def test_the_state_is_divided_along_model(trained):
     _, shares = trained
     assert shares["-"] == pytest.approx(1, rel=0.01)
@@ -155,12 +158,13 @@ def finish(processes):
     return [process.returncode for process in processes], outputs
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("recipe", "mesh"),
     [
         ("ddpm", "data=2"),
-        pytest.param("ddpm", "model=2", marks=pytest.mark.slow),
-        pytest.param("clip", "data=2", marks=pytest.mark.slow),
+        ("ddpm", "model=2"),
+        ("clip", "data=2"),
     ],
 )
 def test_two_processes_train_what_one_does(trained, tmp_path, recipe, mesh):
@@ -195,7 +199,9 @@ def wait_for_checkpoint(folder, processes):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "victim", [pytest.param(1, marks=pytest.mark.long), pytest.param(0, marks=pytest.mark.slow)]
+)
 def test_one_killed_process_ends_the_other_and_both_resume(tmp_path, victim):
     folder = tmp_path / "run"
     command = [*tiny.command(folder), *SETTINGS, "steps=2000", "checkpoint_every=5"]

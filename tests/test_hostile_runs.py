@@ -272,29 +272,21 @@ LINES = {
 }
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A run on digits that was finished."""
-    out = tmp_path_factory.mktemp("trained") / "run"
-    assert main(tiny.command(out, "digits", "steps=4")) == 0
-    return out
-
-
 @pytest.mark.parametrize("what", LINES)
-def test_metrics_that_are_none(capsys, place, trained, what):
-    shutil.copytree(trained, "run")
+def test_metrics_that_are_none(capsys, place, ddpm_run, what):
+    shutil.copytree(ddpm_run, "run")
     with open("run/metrics.jsonl", "ab") as file:
         file.write(LINES[what])
-    command = tiny.command("run", "digits", "steps=4")
-    refused(capsys, place, command, "run/metrics.jsonl line 3")
+    number = len(Run(ddpm_run).metrics()) + 1
+    refused(capsys, place, tiny.command("run"), f"run/metrics.jsonl line {number}")
 
 
 @pytest.mark.parametrize("make", [pipe, zeros, nothing])
-def test_metrics_of_another_kind(capsys, place, trained, make):
-    shutil.copytree(trained, "run")
+def test_metrics_of_another_kind(capsys, place, ddpm_run, make):
+    shutil.copytree(ddpm_run, "run")
     make(Path("run/metrics.jsonl"))
     capsys.readouterr()
-    assert hostile.status(tiny.command("run", "digits", "steps=4")) == 2
+    assert hostile.status(tiny.command("run")) == 2
     err = capsys.readouterr().err
     assert "metrics.jsonl" in err
     assert hostile.is_one_line(err)
@@ -368,8 +360,8 @@ def test_what_no_run_has_is_left_alone(capsys, place, run):
     handled(capsys, place, ["sample", "run", "--count", "1"], "1 samples", made=["samples.png"])
 
 
-def test_metrics_whose_last_line_was_cut(trained):
-    shutil.copytree(trained, "run")
+def test_metrics_whose_last_line_was_cut(ddpm_run):
+    shutil.copytree(ddpm_run, "run")
     whole = Run(Path("run")).metrics()
     with open("run/metrics.jsonl", "ab") as file:
         file.write(b'{"step": 6, "lo')

@@ -72,27 +72,42 @@ def test_value(twin, shape, groups, offset):
 @by_name
 def test_eps_is_added_to_the_variance(twin):
     x, scale, shift = inputs((1, 2, 2, 4))
-    assert_within(twin(x, scale, shift, 2, 3.0), *loop(x, scale, shift, 2, 3.0))
-    assert np.isfinite(twin(jnp.ones((1, 2, 2, 4)), scale, shift, 2)).all()
+    assert_within(jitted(twin)(x, scale, shift, 2, 3.0), *loop(x, scale, shift, 2, 3.0))
+    ones = np.ones((1, 2, 2, 4), np.float32)
+    assert np.isfinite(jitted(twin)(ones, scale, shift, 2)).all()
 
 
 @by_name
 def test_half_precision_in_and_out_sums_in_float32(twin):
     x, scale, shift = inputs((2, 16, 16, 4), offset=10.0)
-    low = twin(x.astype(jnp.bfloat16), scale, shift, 2)
+    low = jitted(twin)(x.astype(jnp.bfloat16), scale, shift, 2)
     assert low.dtype == jnp.bfloat16
-    expected = twin(x.astype(jnp.bfloat16).astype(jnp.float32), scale, shift, 2)
+    expected = jitted(twin)(x.astype(jnp.bfloat16).astype(jnp.float32), scale, shift, 2)
     np.testing.assert_allclose(low.astype(jnp.float32), expected, atol=0.03)
 
 
+def jitted(twin):
+    """One program, not one for every operation: compiling is all that these tests wait for."""
+    return jax.jit(twin, static_argnums=(3, 4))
+
+
 def value_and_gradients(twin):
+    """(value, gradients of its weighted sum), in one program."""
+
     def weighted(x, scale, shift, weight, groups):
-        return (twin(x, scale, shift, groups) * weight).sum()
+        out = twin(x, scale, shift, groups)
+        return (out * weight).sum(), out
 
-    return jax.jit(jax.grad(weighted, argnums=(0, 1, 2)), static_argnums=4)
+    compiled = jax.jit(jax.grad(weighted, argnums=(0, 1, 2), has_aux=True), static_argnums=4)
+
+    def results(*args):
+        gradients, value = compiled(*args)
+        return value, gradients
+
+    return results
 
 
-REFERENCE_GRADIENTS = value_and_gradients(layers.group_norm.reference)
+REFERENCE_RESULTS = value_and_gradients(layers.group_norm.reference)
 
 
 @pytest.mark.parametrize("twin", TWINS[1:], ids=lambda twin: twin.__name__)
@@ -111,14 +126,9 @@ def test_twin_agrees_with_the_reference(twin, batch, height, width, groups, size
     weight = inputs(shape, seed=width)[0]
     tight = 1e-5 if offset == 0 else 1e-3
     if height * width * size > 1:  # a group of one value has variance 0: all is rounding
-        np.testing.assert_allclose(
-            twin(x, scale, shift, groups),
-            layers.group_norm.reference(x, scale, shift, groups),
-            atol=5 * tight,
-            rtol=tight,
-        )
-        found = value_and_gradients(twin)(x, scale, shift, weight, groups)
-        expected = REFERENCE_GRADIENTS(x, scale, shift, weight, groups)
+        value, found = value_and_gradients(twin)(x, scale, shift, weight, groups)
+        wanted, expected = REFERENCE_RESULTS(x, scale, shift, weight, groups)
+        np.testing.assert_allclose(value, wanted, atol=5 * tight, rtol=tight)
         for a, b in zip(found, expected, strict=True):
             np.testing.assert_allclose(a, b, atol=20 * tight, rtol=20 * tight)
 
@@ -127,7 +137,7 @@ def test_twin_agrees_with_the_reference(twin, batch, height, width, groups, size
 def test_gradient_is_the_slope(twin):
     x, scale, shift = inputs((1, 2, 3, 4))
     weight = inputs((1, 2, 3, 4), seed=1)[0]
-    gradient = value_and_gradients(twin)(x, scale, shift, weight, 2)[0]
+    gradient = value_and_gradients(twin)(x, scale, shift, weight, 2)[1][0]
     x64 = np.asarray(x, np.float64)
     for where in [(0, 0, 0, 0), (0, 1, 2, 3), (0, 0, 1, 2)]:
         step = np.zeros(x.shape)
@@ -158,10 +168,9 @@ def with_silu(twin):
 def test_twin_with_silu_agrees_with_the_reference(twin, batch, space, groups, size):
     x, scale, shift = inputs((batch, space, groups * size), offset=1.0, seed=space)
     weight = inputs(x.shape, seed=size)[0]
-    expected = silu_reference(x, scale, shift, groups)
-    np.testing.assert_allclose(with_silu(twin)(x, scale, shift, groups), expected, atol=1e-5)
-    found = value_and_gradients(with_silu(twin))(x, scale, shift, weight, groups)
-    expected = value_and_gradients(silu_reference)(x, scale, shift, weight, groups)
+    value, found = value_and_gradients(with_silu(twin))(x, scale, shift, weight, groups)
+    wanted, expected = value_and_gradients(silu_reference)(x, scale, shift, weight, groups)
+    np.testing.assert_allclose(value, wanted, atol=1e-5)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4, rtol=2e-4)
 
@@ -173,8 +182,10 @@ def test_the_choice_is_the_reference_on_every_platform(device):
         plain, silu = (
             choice(x, scale, shift, 3) for choice in (layers.group_norm, layers.group_norm_silu)
         )
-    np.testing.assert_allclose(plain, layers.group_norm.reference(x, scale, shift, 3), atol=1e-5)
-    np.testing.assert_allclose(silu, silu_reference(x, scale, shift, 3), atol=1e-5)
+    expected = jitted(layers.group_norm.reference)(x, scale, shift, 3)
+    np.testing.assert_allclose(plain, expected, atol=1e-5)
+    expected = jitted(silu_reference)(x, scale, shift, 3)
+    np.testing.assert_allclose(silu, expected, atol=1e-5)
 
 
 # Bias
@@ -218,8 +229,9 @@ def row_loop(x, scale, shift, eps):
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 def test_layer_norm_value(twin, offset):
     x, scale, shift = inputs((5, 37), offset)
-    assert_within(twin(x, scale, shift, 1e-2), *row_loop(x, scale, shift, 1e-2))
-    low = twin(x.astype(jnp.bfloat16), scale, shift)
+    compiled = jax.jit(twin, static_argnums=3)
+    assert_within(compiled(x, scale, shift, 1e-2), *row_loop(x, scale, shift, 1e-2))
+    low = compiled(x.astype(jnp.bfloat16), scale, shift)
     assert low.dtype == jnp.bfloat16
 
 
@@ -425,7 +437,7 @@ def test_doubled_conv_inside_a_scan():
 
     value, gradient = jax.jit(jax.value_and_grad(scanned))(weights)
     assert float(value) == pytest.approx(2 * doubled_loop(x, weights[0]).sum(), abs=1e-3)
-    expected = jax.grad(lambda w: layers.doubled_conv.reference(x, w).sum())(weights[0])
+    expected = jax.jit(jax.grad(lambda w: layers.doubled_conv.reference(x, w).sum()))(weights[0])
     np.testing.assert_allclose(gradient, np.stack([expected] * 2), atol=1e-4)
 
 

@@ -37,8 +37,7 @@ def assert_sums(found, expected, sizes, terms):
     assert (np.abs(np.asarray(found, np.float64) - expected) <= rounding(terms) * sizes).all()
 
 
-def call(layer, *args):
-    return jax.jit(lambda layer, *args: layer(*args))(layer, *args)
+call = jax.jit(lambda layer, *args: layer(*args))  # one function, so that a shape is compiled once
 
 
 @pytest.mark.parametrize("lead", [(), (3,), (2, 5)], ids=str)

@@ -42,7 +42,7 @@ def run(source, folder, preset):
     log = folder / "log.jsonl"
     environment = {**os.environ, "MINIDIFF_PRESET": preset, "MINIDIFF_LESSON_LOG": str(log)}
     if preset != "smoke":
-        del environment["JAX_DISABLE_MOST_OPTIMIZATIONS"]  # these are measured
+        environment.pop("JAX_DISABLE_MOST_OPTIMIZATIONS", None)  # these are measured
     ended = subprocess.run(
         [sys.executable, "-W", "error", "-c", OFFLINE, str(source)],
         cwd=folder, env=environment, capture_output=True, text=True, check=False,
@@ -69,6 +69,7 @@ def exercises_of(source):
 
 @pytest.mark.parametrize("source", SOURCES, ids=NAMES)
 class TestEveryLesson:
+    @pytest.mark.long
     def test_it_runs_offline_at_the_smoke_preset(self, source, tmp_path):
         ended, events = run(source, tmp_path, "smoke")
         assert ended.stderr == ""

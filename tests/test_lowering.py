@@ -135,7 +135,7 @@ def test_train_step_with_text(dtype):
 
 
 @pytest.mark.parametrize("name", list(SAMPLERS))
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.long)])
 def test_guided_samplers(name, dtype):
     schedule = cosine_schedule()
     net = jax.eval_shape(lambda: cast(UNet.init(KEY, TEXT), dtype))

@@ -2,11 +2,13 @@
 
 import json
 
+import pytest
 from PIL import Image
 
 from minidiff.cli import main
 
 
+@pytest.mark.long
 def test_quickstart_leaves_its_pictures_and_a_report(tmp_path, capsys):
     out = tmp_path / "story"
     assert main(["quickstart", "--preset", "smoke", "--out", str(out)]) == 0

@@ -415,6 +415,7 @@ def test_a_second_signal_does_not_wait():
             signal.raise_signal(signal.SIGTERM)
 
 
+@pytest.mark.long
 def test_the_command_tells_of_the_signal_by_its_status(tmp_path):
     command = [sys.executable, "-m", "minidiff", *tiny.command(tmp_path / "run"), "steps=100000"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -452,11 +453,9 @@ def test_a_full_disk_leaves_the_last_checkpoint(whole, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(ddpm_run):
     """The tiny ddpm run, uninterrupted."""
-    folder = tmp_path_factory.mktemp("ddpm") / "run"
-    assert main(tiny.command(folder)) == 0
-    return Run(folder)
+    return Run(ddpm_run)
 
 
 def kill_at_random(folder, kills, steps, seed, patience=300):
@@ -506,6 +505,7 @@ def check_killed(folder, trained):
     assert report | {"training_seconds": 0} == expected | {"training_seconds": 0}
 
 
+@pytest.mark.long
 def test_killed_three_times(trained, tmp_path):
     kill_at_random(tmp_path / "run", kills=3, steps=200, seed=0)
     check_killed(tmp_path / "run", trained)

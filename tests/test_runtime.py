@@ -204,6 +204,7 @@ print(json.dumps([hashlib.sha256(bits).hexdigest(), sum(hits)]))
 """
 
 
+@pytest.mark.long
 def test_cached_programs_with_donated_buffers_give_the_same_bits(start):
     plain, _ = start(DONATED_TRAINING, MINIDIFF_CACHE="0")
     stored, hits_before = start(DONATED_TRAINING, **{THRESHOLD: "0"})

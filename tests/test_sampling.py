@@ -9,6 +9,7 @@ import numpy as np
 import oracles
 import pytest
 from jaxtyping import TypeCheckError
+from programs import optimized
 
 from minidiff import sampling
 from minidiff.guidance import ClipX0
@@ -46,6 +47,7 @@ def test_ddim_in_few_steps_is_finite():
         assert np.isfinite(made).all(), steps
 
 
+@optimized()
 def check_few_steps_with_large_variance(m):
     """Sigma-hat: from x0 = 0 known for certain, a step leaves sqrt(beta') of the fresh noise.
 
@@ -280,6 +282,7 @@ def test_samplers_can_be_differentiated():
     assert float(slope) == pytest.approx(float(estimate), rel=0.02)
 
 
+@optimized()
 def test_who_is_good_at_few_steps_and_who_is_ruinous():
     """The ordering of the DDIM paper's Table 1 (Song et al. 2020), whose spacing is leading.
 

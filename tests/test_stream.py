@@ -479,6 +479,7 @@ def numbers(out):
     return [{k: v for k, v in line.items() if k != "seconds"} for line in Run(out).metrics()]
 
 
+@pytest.mark.long
 def test_the_recipes_stream(tmp_path, capsys):
     for prefix in ("", "stream:"):
         out = tmp_path / f"ddpm{len(prefix)}"

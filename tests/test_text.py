@@ -19,6 +19,8 @@ TINY = {"vocabulary": 12, "context": 9, "width": 8, "layers": 2, "heads": 2}
 CONVENTIONS = {"an id": {"end": END}, "the largest id": {"end": None}}
 by_convention = pytest.mark.parametrize("convention", CONVENTIONS)
 run = jax.jit(lambda tower, ids: tower(ids))
+states = jax.jit(lambda tower, ids: tower.states(ids))
+pool = jax.jit(lambda tower, states, ids: tower.pool(states, ids))
 
 
 def tiny(convention="an id", module=text, **more):
@@ -38,7 +40,6 @@ def check_loop(module):
 def check_the_future(module):
     """Changing a token changes nothing before it, and everything from there on."""
     tower = tiny(module=module)
-    states = jax.jit(lambda tower, ids: tower.states(ids))
     before = states(tower, IDS)
     for place in range(IDS.shape[1]):
         changed = IDS.copy()
@@ -82,8 +83,8 @@ def test_a_row_of_any_length_ends_where_it_ends(data):
         row[0], row[end] = 10, END
         row[1:end] = data.draw(st.lists(st.integers(0, 9), min_size=end - 1, max_size=end - 1))
         row[end + 1 :] = data.draw(st.lists(st.integers(0, 11), min_size=8 - end, max_size=8 - end))
-    states = tower.states(jnp.asarray(ids))
-    np.testing.assert_array_equal(tower.pool(states, jnp.asarray(ids)), states[np.arange(4), ends])
+    found = np.asarray(states(tower, ids))
+    np.testing.assert_array_equal(pool(tower, found, ids), found[np.arange(4), ends])
 
 
 def test_an_id_larger_than_the_end_is_no_end_where_the_end_is_an_id():
@@ -91,8 +92,8 @@ def test_an_id_larger_than_the_end_is_no_end_where_the_end_is_an_id():
     config = TextConfig(**(TINY | {"vocabulary": 14}), end=END)
     tower = TextTransformer.init(KEY, config)
     ids = np.array([[10, 13, 4, END, 0]], np.int32)
-    states = tower.states(jnp.asarray(ids))
-    np.testing.assert_array_equal(tower.pool(states, jnp.asarray(ids)), states[:, 3])
+    found = np.asarray(states(tower, ids))
+    np.testing.assert_array_equal(pool(tower, found, ids), found[:, 3])
 
 
 @by_convention
@@ -104,7 +105,7 @@ def test_the_stages_are_those_of_the_call(convention):
     }  # fmt: skip
     np.testing.assert_allclose(stages["out"], run(tower, IDS), atol=1e-6)
     np.testing.assert_allclose(stages["embedded"], tower.embed(jnp.asarray(IDS)), atol=1e-6)
-    np.testing.assert_allclose(stages["states"], tower.states(jnp.asarray(IDS)), atol=1e-5)
+    np.testing.assert_allclose(stages["states"], states(tower, IDS), atol=1e-5)
     for i in range(2):
         towers.is_attention_map(stages[f"attention.{i}"], (3, 2, 6, 6), causal=True)
 

@@ -33,8 +33,7 @@ def doubled(*arrays):
     return [np.asarray(x, np.float64) for x in arrays]
 
 
-def call(layer, *args):
-    return jax.jit(lambda layer, *args: layer(*args))(layer, *args)
+call = jax.jit(lambda layer, *args: layer(*args))  # one function, so that a shape is compiled once
 
 
 def attention_loop(q, k, v, may_look):
@@ -102,7 +101,7 @@ def with_context(heads=2):
 
 
 def look(layer, x, context, mask=None):
-    return jax.jit(lambda layer, *args: layer(*args))(layer, x, mask, context)
+    return call(layer, x, mask, context)
 
 
 def test_attention_to_a_context():
@@ -223,7 +222,7 @@ def check_stack(module):
         stack = towers.shaken(stack)
         x, mask = normal(2, 5, 8), jnp.tril(jnp.ones((5, 5), bool))[None, None]
         expected = towers.blocks(towers.arrays(stack), np.float64(x), 2, activation, 0.1, True)
-        found = jax.jit(lambda stack, x, mask: stack(x, mask))(stack, x, mask)
+        found = call(stack, x, mask)
         np.testing.assert_allclose(found, expected, atol=2e-4)
 
 

@@ -132,7 +132,8 @@ def make_train_step(
             return out if isinstance(out, tuple) else (out, {})
 
         (value, logged), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.model)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.model)
+        with jax.numpy_dtype_promotion("standard"):  # optax divides by an integer count of steps
+            updates, opt_state = optimizer.update(gradient, state.opt_state, state.model)
         model = constrain(optax.apply_updates(state.model, updates))
         decay = ema_decay_at(state.step, ema_decay)
         ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, model)
