@@ -14,10 +14,14 @@ from minidiff.errors import InputError
 MOST = 2**20  # of any size that a configuration names
 SHOWN = 40  # characters of a value that a message repeats
 
+
+def names(text: str) -> frozenset[str]:
+    """The words of a text: many names in a few lines."""
+    return frozenset(text.split())
+
+
 # What the libraries note about themselves beside the settings of any model.
-LIBRARY_NOTES = frozenset(
-    "architectures auto_map dtype torch_dtype transformers_version".split()
-)
+LIBRARY_NOTES = names("architectures auto_map dtype torch_dtype transformers_version")
 
 TABLES: dict[str, "Table"] = {}  # every one there is, by name
 
@@ -66,12 +70,14 @@ class Settings:
             allowed = table.fixed[key]
             if not any(same(value, x) for x in allowed):
                 raise self.wrong(key, value, " or ".join(map(json.dumps, allowed)))
-        elif not (key in table.read or key in table.noted or key in table.idle or key[:1] == "_"):
-            if value is not None:  # null switches off whatever it is
-                raise InputError(
-                    f"{self.source}: {key} is {_cut(value)}, and nobody here knows that setting: "
-                    "it may change the result"
-                )
+            return
+        known = (table.read, table.noted, table.idle)
+        if value is None or key[:1] == "_" or any(key in kind for kind in known):
+            return  # null switches off whatever it is
+        raise InputError(
+            f"{self.source}: {key} is {_cut(value)}, and that setting is unknown here: "
+            "it may change the result"
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -100,9 +106,7 @@ class Settings:
             raise self.wrong(key, value, f"a whole number from {low} to {high}")
         return value
 
-    def number(
-        self, key: str, default: float = ..., low: float = 0.0, high: float = 1.0
-    ) -> float:
+    def number(self, key: str, default: float = ..., low: float = 0.0, high: float = 1.0) -> float:
         """A number above ``low``, below ``high``."""
         value = self._value(key, default)
         if type(value) not in (int, float) or not low < value < high:

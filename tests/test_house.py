@@ -24,7 +24,7 @@ NETWORKS = {"vit", "text", "unet"}
 # mathematics share a floor because they never meet: a sampler sees any denoiser.
 FLOORS = [
     {"errors", "runtime"},
-    {"files", "memory", "settings"},
+    {"added_tokens", "files", "memory", "settings"},
     {"vocabulary"},
     {"kernels", "tokenizer"},
     {"layers"},

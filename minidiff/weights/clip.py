@@ -56,16 +56,17 @@ def read_clip(path: Path | str) -> tuple[CLIP, Preprocess]:
     files = weight_files(path)
     folder = path if path.is_dir() else path.parent
     with open_tensors(files) as tensors:
+        preprocess = None
         if any(name.startswith("visual.") for name in tensors):
             config, preprocess = openai_config(tensors, files[0])
             entries, ignored = openai_entries(config), EXTRAS
         else:
             config = read_config(folder)
-            side, channels = config.image.image_size, config.image.channels
-            preprocess = read_preprocess(folder, side, channels)[0] or assumed(side)
             entries, ignored = _entries(config), BUFFERS
         tensors = {name: tensor for name, tensor in tensors.items() if name not in ignored}
-        return read(entries, _template(config), tensors, path), preprocess
+        clip = read(entries, _template(config), tensors, path)
+    side = config.image.image_size
+    return clip, preprocess or read_preprocess(folder, side) or assumed(side)
 
 
 def save_clip(clip: CLIP, folder: Path | str, preprocess: Preprocess | None = None) -> None:
@@ -101,19 +102,28 @@ def save_clip(clip: CLIP, folder: Path | str, preprocess: Preprocess | None = No
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder: vocab.json and merges.txt, or tokenizer.json.
+    """The tokenizer of a Hugging Face folder, or of a pipeline's: see ``Tokenizer.load``.
 
-    InputError if they are missing or no CLIP's.
+    InputError if vocab.json and merges.txt, or tokenizer.json, are missing, or no CLIP's.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}")
-    pair = [folder / "vocab.json", folder / "merges.txt"]
-    if not (folder / "tokenizer.json").exists() and not all(file.exists() for file in pair):
+    place = tokenizer_place(folder)
+    if place is None:
         raise InputError(
             f"{folder} holds no tokenizer: vocab.json and merges.txt, or tokenizer.json"
         )
-    return Tokenizer.load(folder)
+    return Tokenizer.load(place)
+
+
+def tokenizer_place(folder: Path) -> Path | None:
+    """Where the files of a folder's tokenizer lie: in it, or in tokenizer/, as in a pipeline."""
+    for place in (folder, folder / "tokenizer"):
+        pair = [place / "vocab.json", place / "merges.txt"]
+        if (place / "tokenizer.json").exists() or all(file.exists() for file in pair):
+            return place
+    return None
 
 
 def _template(config: CLIPConfig) -> CLIP:

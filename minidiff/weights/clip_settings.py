@@ -8,10 +8,10 @@ from pathlib import Path
 from minidiff.clip import CLIPConfig
 from minidiff.errors import InputError
 from minidiff.files import read_json
-from minidiff.settings import LIBRARY_NOTES, Settings, Table
+from minidiff.settings import LIBRARY_NOTES, Settings, Table, names
 from minidiff.text import TextConfig
 from minidiff.vit import ViTConfig
-from minidiff.weights.preprocess import Preprocess, read_preprocess
+from minidiff.weights.preprocess import Preprocess, read_normalization
 
 LEGACY_END = 2  # as eos_token_id: from when transformers knew no end token; the largest id is it
 MOST_LAYERS = 1000
@@ -20,8 +20,8 @@ MOST_PIXELS = 2**12  # on a side, and channels
 
 # What transformers wrote beside the settings of every model until its version 5; nothing of it
 # reaches the network of a CLIP.
-GENERATION = frozenset(
-    """add_cross_attention bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward
+GENERATION = names("""add_cross_attention bad_words_ids begin_suppress_tokens bos_token_id
+    chunk_size_feed_forward
     cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample early_stopping
     encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task
     forced_bos_token_id forced_eos_token_id gradient_checkpointing id2label is_decoder
@@ -30,8 +30,7 @@ GENERATION = frozenset(
     pad_token_id prefix problem_type remove_invalid_values repetition_penalty return_dict
     return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature
     tf_legacy_loss tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p torchscript
-    typical_p use_bfloat16""".split()
-)
+    typical_p use_bfloat16""")
 # Of training, or of how the same numbers are computed.
 TRAINING = {"attention_dropout", "dropout", "initializer_factor", "initializer_range"}
 IDLE = LIBRARY_NOTES | GENERATION | TRAINING | {"attn_implementation"}
@@ -39,7 +38,9 @@ PLAIN = {"pruned_heads": ({}, None), "quantization_config": (None,)}
 TABLE = Table(
     "config.json of a CLIP",
     read={"model_type": "clip", "projection_dim": 512}
-    | dict.fromkeys(f"{tower}_config{old}" for tower in ("text", "vision") for old in ("", "_dict")),
+    | dict.fromkeys(
+        f"{tower}_config{old}" for tower in ("text", "vision") for old in ("", "_dict")
+    ),
     fixed=PLAIN,
     idle=IDLE | {"eos_token_id", "logit_scale_init_value"},
 )
@@ -71,7 +72,7 @@ def read_config(folder: Path) -> CLIPConfig:
     channels = vision.whole("num_channels", high=MOST_PIXELS)
     side = vision.whole("image_size", high=MOST_PIXELS)
     end = text.whole("eos_token_id", low=0, high=2**31 - 1)
-    _, mean, std = read_preprocess(folder, side, channels)
+    mean, std = read_normalization(folder, channels)
     return CLIPConfig(
         embedding=settings.whole("projection_dim"),
         image=_made(
@@ -169,7 +170,9 @@ def preprocessor_settings(image: ViTConfig, preprocess: Preprocess | None) -> di
     return {
         "image_processor_type": "CLIPImageProcessor",
         **{f"do_{step}": does for step, does in steps.items()},
-        "size": {"shortest_edge": size} if edge else dict(zip(("height", "width"), size, strict=True)),
+        "size": {"shortest_edge": size}
+        if edge
+        else dict(zip(("height", "width"), size, strict=True)),
         "crop_size": {"height": side, "width": side},
         "resample": done.resample,
         "rescale_factor": 1 / 255,

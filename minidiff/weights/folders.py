@@ -10,7 +10,9 @@ from minidiff.weights.files import TEMPORARY
 
 PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
-INDEX = re.compile(r"\.safetensors(\.[\w-]+)?\.index(\.[\w-]+)?\.json$")  # with or without a variant
+INDEX = re.compile(
+    r"\.safetensors(\.[\w-]+)?\.index(\.[\w-]+)?\.json$"
+)  # with or without a variant
 
 
 def weight_files(path: Path, stem: str = "model") -> list[Path]:

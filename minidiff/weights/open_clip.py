@@ -9,8 +9,14 @@ from typing import NamedTuple
 
 from minidiff.clip import OPENAI_MEAN, OPENAI_STD
 from minidiff.files import read_json
-from minidiff.settings import Settings, Table
-from minidiff.weights.preprocess import FILES, FILTERS, Preprocess, read_preprocess
+from minidiff.settings import Settings, Table, names
+from minidiff.weights.preprocess import (
+    FILES,
+    FILTERS,
+    Preprocess,
+    read_normalization,
+    read_preprocess,
+)
 
 NAME = "open_clip_config.json"
 _OFF = (False, None)
@@ -49,11 +55,9 @@ VISION = Table(
         "timm_model_name": (None, ""),
     },
     # Of training; of parts that are not there; and the norm of one token, before or after pooling.
-    idle=frozenset(
-        """patch_dropout final_ln_after_pool output_tokens attn_pooler_queries attn_pooler_heads
+    idle=names("""patch_dropout final_ln_after_pool output_tokens attn_pooler_queries attn_pooler_heads
         n_queries timm_model_pretrained timm_pool timm_proj timm_proj_bias timm_drop
-        timm_drop_path""".split()
-    ),
+        timm_drop_path"""),
 )
 TEXT = Table(
     "text_cfg of open_clip",
@@ -71,10 +75,8 @@ TEXT = Table(
         "tokenizer_mode": (None, ""),
         "use_pad_mask": _OFF,
     },
-    idle=frozenset(
-        """final_ln_after_pool output_tokens pad_id hf_model_pretrained hf_proj_type
-        hf_pooler_type""".split()
-    ),
+    idle=names("""final_ln_after_pool output_tokens pad_id hf_model_pretrained hf_proj_type
+        hf_pooler_type"""),
 )
 PREPROCESS = Table(
     "preprocess_cfg of open_clip",
@@ -110,9 +112,9 @@ def read_open_clip(folder: Path, embedding: int, sizes: dict[str, dict[str, int]
     path, side = folder / NAME, sizes["image"]["image_size"]
     if path.exists():
         return _read(path, side, embedding, sizes)
-    preprocess, mean, std = read_preprocess(folder, side, 3)
+    preprocess = read_preprocess(folder, side)
     if preprocess:
-        return Told(preprocess, mean, std)
+        return Told(preprocess, *read_normalization(folder, 3))
     said = (
         f"no {NAME} and no {FILES[0]} beside it: taken for OpenAI's own, whose pictures are resized "
         "by a bicubic filter, cut to the centre square, and normalised by OpenAI's mean and std"
@@ -162,4 +164,3 @@ def _read(path: Path, side: int, embedding: int, sizes: dict[str, dict[str, int]
         heads,
         text.whole("eos_id", low=0, high=2**31 - 1) if pooled == "eos" else None,
     )
-

@@ -28,9 +28,7 @@ RANKS = {  # of the tensors that tell the sizes
 IMAGE_BLOCKS, TEXT_BLOCKS = "visual.transformer.resblocks", "transformer.resblocks"
 
 
-def openai_config(
-    tensors: Mapping[str, Tensor], path: Path
-) -> tuple[CLIPConfig, Preprocess]:
+def openai_config(tensors: Mapping[str, Tensor], path: Path) -> tuple[CLIPConfig, Preprocess]:
     """What a file's shapes say; heads are 64 wide, the activation is quick_gelu.
 
     open_clip uses the same names for models of its own: where its settings lie beside the file, they

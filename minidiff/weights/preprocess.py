@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from minidiff.clip import OPENAI_MEAN, OPENAI_STD
 from minidiff.errors import InputError
 from minidiff.files import read_json
-from minidiff.settings import LIBRARY_NOTES, Settings, Table
+from minidiff.settings import LIBRARY_NOTES, Settings, Table, names
 
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by Pillow's numbers
 MOST_PIXELS = 80_000_000  # of what a picture is resized to
@@ -51,9 +51,7 @@ TABLE = Table(
     },
     # Pictures are always made RGB; the others say how arrays are passed on.
     idle=LIBRARY_NOTES
-    | set(
-        "data_format device disable_grouping do_convert_rgb input_data_format return_tensors".split()
-    ),
+    | names("data_format device disable_grouping do_convert_rgb input_data_format return_tensors"),
 )
 BOTH = Table(
     "processor_config.json",
@@ -102,65 +100,11 @@ def assumed(side: int) -> Preprocess:
     return Preprocess(side, side, notes=(said,))
 
 
-def read_preprocess(
-    folder: Path, side: int, channels: int
-) -> tuple[Preprocess | None, tuple[float, ...], tuple[float, ...]]:
-    """(how pictures are made ready, mean, std) by a folder's file; none where there is no such file.
-
-    ``mean`` and ``std`` are of pixels in [0, 1]. InputError where what comes out is not ``side``
-    pixels square, as the network sees it, or not as many numbers as ``channels``.
-    """
-    path, newer = (folder / name for name in FILES)
-    if path.exists():
-        settings = Settings(read_json(path), str(path))
-    elif newer.exists():
-        settings = Settings(read_json(newer), str(newer), BOTH).section("image_processor")
-    else:
-        return None, (0.5,) * channels, (0.5,) * channels
-    told = {key: value for key, value in settings.facts.items() if value is not None}
-    settings = Settings(told, settings.source, TABLE)  # null stands for the default here
-    return _geometry(settings, side), *_normalization(settings, channels)
-
-
-def _geometry(settings: Settings, side: int) -> Preprocess:
-    resized, cropped = settings.flag("do_resize"), settings.flag("do_center_crop")
-    resample = settings.whole("resample", low=0, high=len(FILTERS) - 1)
-    size = _size(settings, "size", edge=True) if resized else None
-    if cropped:
-        end = _size(settings, "crop_size")
-        if end != (side, side):
-            raise settings.wrong("crop_size", settings.get("crop_size"), _seen(side))
-    elif size is None:
-        raise settings.wrong("do_center_crop", False, "true, nor is do_resize")
-    elif size != (side, side):
-        wanted = f"{_seen(side)}, and do_center_crop is false"
-        raise settings.wrong("size", settings.get("size"), wanted)
-    return Preprocess(side, size, resample, cropped)
-
-
-def _seen(side: int) -> str:
-    return f"{side} by {side}, which its network sees"
-
-
-def _size(settings: Settings, key: str, edge: bool = False) -> int | tuple[int, int]:
-    """(height, width); or the length of the shorter edge, if ``edge``. A number alone was once it."""
-    value = settings.get(key)
-    facts = {"shortest_edge": value} if edge else {"height": value, "width": value}
-    if isinstance(value, list) and len(value) == 2:
-        facts = dict(zip(("height", "width"), value, strict=True))
-    facts = value if isinstance(value, dict) else facts
-    facts = {name: n for name, n in facts.items() if n is not None}
-    names = {"shortest_edge"} if edge and "shortest_edge" in facts else {"height", "width"}
-    if facts.keys() != names or any(type(n) is not int or not 0 < n < 2**16 for n in facts.values()):
-        raise settings.wrong(key, value, "a height and width" + " or a shortest_edge" * edge)
-    return facts["shortest_edge"] if edge and names == {"shortest_edge"} else _pair(facts)
-
-
-def _pair(facts: dict[str, int]) -> tuple[int, int]:
-    return facts["height"], facts["width"]
-
-
-def _normalization(settings: Settings, channels: int) -> tuple[tuple, tuple]:
+def read_normalization(folder: Path, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) of pixels in [0, 1] by a folder's file; one half each where there is none."""
+    settings = _settings(folder)
+    if settings is None:
+        return (0.5,) * channels, (0.5,) * channels
     factor = settings.number("rescale_factor")
     if not settings.flag("do_rescale") or not math.isclose(factor, 1 / 255, rel_tol=1e-6):
         raise InputError(f"{settings.source}: its pixels are not brought from 0..255 to 0..1")
@@ -171,3 +115,52 @@ def _normalization(settings: Settings, channels: int) -> tuple[tuple, tuple]:
     if min(std) <= 0:
         raise settings.wrong("image_std", list(std), "above 0")
     return mean, std
+
+
+def read_preprocess(folder: Path, side: int) -> Preprocess | None:
+    """How pictures are made ready by a folder's file; none where there is no such file.
+
+    InputError where what comes out is not ``side`` pixels square, as the network sees it.
+    """
+    settings = _settings(folder)
+    if settings is None:
+        return None
+    resized, cropped = settings.flag("do_resize"), settings.flag("do_center_crop")
+    resample = settings.whole("resample", low=0, high=len(FILTERS) - 1)
+    size = _size(settings, "size", edge=True) if resized else None
+    seen = f"{side} by {side}, which its network sees"
+    if cropped:
+        if _size(settings, "crop_size") != (side, side):
+            raise settings.wrong("crop_size", settings.get("crop_size"), seen)
+    elif size is None:
+        raise settings.wrong("do_center_crop", False, "true, nor is do_resize")
+    elif size != (side, side):
+        raise settings.wrong("size", settings.get("size"), f"{seen}, and do_center_crop is false")
+    return Preprocess(side, size, resample, cropped)
+
+
+def _settings(folder: Path) -> Settings | None:
+    path, newer = (folder / name for name in FILES)
+    if path.exists():
+        settings = Settings(read_json(path), str(path))
+    elif newer.exists():
+        settings = Settings(read_json(newer), str(newer), BOTH).section("image_processor")
+    else:
+        return None
+    told = {key: value for key, value in settings.facts.items() if value is not None}
+    return Settings(told, settings.source, TABLE)  # null stands for the default here
+
+
+def _size(settings: Settings, key: str, edge: bool = False) -> int | tuple[int, int]:
+    """(height, width); or the length of the shorter edge, if ``edge``. A number alone was once it."""
+    value = settings.get(key)
+    facts = {"shortest_edge": value} if edge else {"height": value, "width": value}
+    if isinstance(value, list) and len(value) == 2:
+        facts = dict(zip(("height", "width"), value, strict=True))
+    facts = value if isinstance(value, dict) else facts
+    facts = {name: n for name, n in facts.items() if n is not None}
+    allowed = [["height", "width"], ["shortest_edge"]][: 1 + edge]
+    wrong = any(type(n) is not int or not 0 < n < 2**16 for n in facts.values())
+    if sorted(facts) not in allowed or wrong:
+        raise settings.wrong(key, value, "a height and width" + " or a shortest_edge" * edge)
+    return facts["shortest_edge"] if len(facts) == 1 else (facts["height"], facts["width"])

@@ -1,6 +1,6 @@
 """What the schedulers of diffusers may be told, beside what ours follow: see ``weights.scheduler``."""
 
-from minidiff.settings import LIBRARY_NOTES, Table
+from minidiff.settings import LIBRARY_NOTES, Table, names
 
 # What a class does where its settings are silent and DDIM's are not, for those for which our ddim
 # stands. None: its schedule is none of ours, whatever it is told.
@@ -31,8 +31,7 @@ STAND_INS: dict[str, dict | None] = {
 
 # Settings of any class that steps through betas. What a class knows nothing of, it ignores: folders
 # that were converted from one class to another are full of that.
-_ANY = frozenset(
-    """algorithm_type beta_end beta_schedule beta_start clip_sample clip_sample_range corrector_order
+_ANY = names("""algorithm_type beta_end beta_schedule beta_start clip_sample clip_sample_range corrector_order
     disable_corrector dynamic_thresholding_ratio eta euler_at_final final_sigmas_type flow_shift
     interpolation_type lambda_min_clipped lower_order_final noise_sampler_seed num_train_timesteps
     original_inference_steps predict_x0 prediction_type predictor_order rescale_betas_zero_snr
@@ -40,8 +39,7 @@ _ANY = frozenset(
     solver_order solver_p solver_type steps_offset tau_func thresholding time_shift_type
     timestep_scaling timestep_spacing timestep_type trained_betas use_beta_sigmas
     use_dynamic_shifting use_exponential_sigmas use_flow_sigmas use_karras_sigmas use_lu_lambdas
-    variance_type""".split()
-)
+    variance_type""")
 
 
 def table(name: str, defaults: dict, foreign: dict) -> Table:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from minidiff.errors import InputError
 from minidiff.files import read_json
-from minidiff.settings import LIBRARY_NOTES, Settings, Table, same
+from minidiff.settings import LIBRARY_NOTES, Settings, Table, names, same
 from minidiff.unet import UNetConfig
 
 PLAIN, TEXT = "UNet2DModel", "UNet2DConditionModel"
@@ -52,7 +52,7 @@ _FIXED = {
 }
 # Of training; of how the same numbers are computed; and what an average of weights notes of itself.
 _IDLE = {"dropout", "num_train_timesteps", "upcast_attention"} | LIBRARY_NOTES
-_IDLE |= set("decay inv_gamma min_decay optimization_step power update_after_step".split())
+_IDLE |= names("decay inv_gamma min_decay optimization_step power update_after_step")
 _IDLE |= {"use_ema_warmup"}
 TABLES = {
     PLAIN: Table(
