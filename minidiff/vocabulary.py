@@ -203,8 +203,9 @@ def _with_specials(folder: Path, found: Vocabulary, fast: dict) -> Vocabulary:
     most = int(most) if most and most < 2**31 else None
     pad = roles.get("pad_token")
     if pad is None and "pad_token" not in named:
-        # CLIPTokenizer's own choice, where there is one: a mere list of merges is no more than OpenAI's.
-        pad = END if fast or config.facts or special.facts else None
+        # CLIPTokenizer's own choice, where there is one: byte pairs alone are no more than OpenAI's.
+        published = fast or any(Path(x.source).exists() for x in (config, special))
+        pad = END if published else None
     return found._replace(added=ordered, pad=pad, most=most)
 
 

@@ -54,9 +54,14 @@ def read_components(folder: Path | str) -> tuple[str | None, dict[str, Component
             continue
         if len(value) != 2 or any(not isinstance(x, str | None) for x in value):
             raise settings.wrong(key, value, "a library and a class")
-        if value != [None, None]:
+        if not _is_absent(value):
             parts[key] = Component(*value)
     return kind, parts
+
+
+def _is_absent(value: object) -> bool:
+    """A part that the pipeline could have had."""
+    return value == [None, None]
 
 
 def check_pixels(folder: Path | str) -> None:
@@ -78,7 +83,8 @@ def check_pixels(folder: Path | str) -> None:
     if kind is None:
         return
     path = folder / NAME
-    settings = Settings(read_json(path), str(path), TABLE)
+    there = {key: x for key, x in read_json(path).items() if not _is_absent(x)}
+    settings = Settings(there, str(path), TABLE)
     for name, part in parts.items():
         allowed = (CLASSES | IDLE)[name]
         if allowed and part.kind not in allowed:
