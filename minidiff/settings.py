@@ -44,6 +44,10 @@ class Table:
             raise ValueError(f"a setting of {self.name} is of two kinds")
         TABLES[self.name] = self
 
+    def knows(self, key: str) -> bool:
+        """Whether a setting is of any kind."""
+        return any(key in kind for kind in (self.read, self.fixed, self.noted, self.idle))
+
     def default(self, key: str) -> object:
         """What a setting is where the file is silent. KeyError for one that nobody may ask for."""
         return self.fixed[key][0] if key in self.fixed else self.read[key]
@@ -61,23 +65,19 @@ class Settings:
     table: Table | None = None
 
     def __post_init__(self):
-        for key, value in self.facts.items() if self.table else ():
-            self._check(key, value)
-
-    def _check(self, key: str, value: object) -> None:
-        table = self.table
-        if key in table.fixed:
-            allowed = table.fixed[key]
+        if self.table is None:
+            return
+        for key in self.table.fixed.keys() & self.facts.keys():
+            value, allowed = self.facts[key], self.table.fixed[key]
             if not any(same(value, x) for x in allowed):
                 raise self.wrong(key, value, " or ".join(map(json.dumps, allowed)))
-            return
-        known = (table.read, table.noted, table.idle)
-        if value is None or key[:1] == "_" or any(key in kind for kind in known):
-            return  # null switches off whatever it is
-        raise InputError(
-            f"{self.source}: {key} is {_cut(value)}, and that setting is unknown here: "
-            "it may change the result"
-        )
+        for key, value in self.facts.items():
+            # Null switches off whatever it is.
+            if value is not None and key[:1] != "_" and not self.table.knows(key):
+                raise InputError(
+                    f"{self.source}: {key} is {_cut(value)}, and that setting is unknown here: "
+                    "it may change the result"
+                )
 
     @property
     def notes(self) -> tuple[str, ...]:

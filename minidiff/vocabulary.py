@@ -35,6 +35,7 @@ class Vocabulary(NamedTuple):
     most: int | None = None  # tokens of a text, start and end included
 
 
+OLDER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _NAMED = (
     "bos_token",
     "eos_token",
@@ -65,7 +66,7 @@ CONFIG = Table(
     | names("""backend chat_template clean_up_tokenization_spaces errors from_slow is_local legacy
         local_files_only max_length model_input_names name_or_path pad_to_multiple_of
         pad_token_type_id padding processor_class return_special_tokens_mask special_tokens_map_file
-        stride tokenizer_file truncation truncation_strategy use_fast vocab_file merges_file
+        stride tokenizer_file truncation truncation_strategy trust_remote_code use_fast vocab_file merges_file
         verbose"""),
 )
 SPECIAL_MAP = Table("special_tokens_map.json", read=_SPECIAL)
@@ -181,7 +182,7 @@ def _with_specials(folder: Path, found: Vocabulary, fast: dict) -> Vocabulary:
         sources.append((listed.source, token | {"normalized": content not in words}))
     added = {}
     for source, token in sources:
-        token = AddedToken(**Settings(token, f"{source}: an added token", ADDED).facts)
+        token = _token(Settings(token, f"{source}: an added token", ADDED))
         first = added.setdefault(token.content, token)
         if first.id != token.id:
             raise InputError(f"{source}: {token.content!r} has id {token.id}, elsewhere {first.id}")
@@ -207,6 +208,13 @@ def _with_specials(folder: Path, found: Vocabulary, fast: dict) -> Vocabulary:
         published = fast or any(Path(x.source).exists() for x in (config, special))
         pad = END if published else None
     return found._replace(added=ordered, pad=pad, most=most)
+
+
+def _token(settings: Settings) -> AddedToken:
+    """Where it is not told, a special token is looked for as it is written, and no other is."""
+    flags = {key: settings.flag(key) for key in ("single_word", "special", "lstrip", "rstrip")}
+    flags["normalized"] = settings.flag("normalized", not flags["special"])
+    return AddedToken(settings.facts["content"], settings.facts["id"], **flags)
 
 
 def _content(token: object) -> str:
@@ -235,8 +243,8 @@ def write_vocabulary(folder: Path, found: Vocabulary) -> None:
     if found.added or found.pad is not None or found.most is not None:
         told = {key: value for key, value in config.items() if key == "pad_token" or value}
         contents["tokenizer_config.json"] = json.dumps(told, indent=2) + "\n"
-    else:
-        Path(folder, "tokenizer_config.json").unlink(missing_ok=True)
+    for name in {*OLDER, *contents} - contents.keys():  # of an older tokenizer
+        Path(folder, name).unlink(missing_ok=True)
     for name, text in contents.items():
         temporary = Path(folder, f".tmp-{name}")  # no reader meets half a file
         temporary.write_text(text, encoding="utf-8", newline="\n")
@@ -250,7 +258,7 @@ def read_text(path: Path | str) -> str:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
         raise InputError(f"a file is larger than {MOST_BYTES} bytes")
-    return content.decode().replace("\r\n", "\n")
+    return content.decode("utf-8-sig").replace("\r\n", "\n")
 
 
 def pairs(merges: object) -> tuple[Pair, ...]:

@@ -66,8 +66,9 @@ VISION = Table(
 def read_config(folder: Path) -> CLIPConfig:
     """What config.json and preprocessor_config.json of a folder say; InputError if it is no CLIP."""
     path = folder / "config.json"
-    settings = Settings(read_json(path), str(path), TABLE)
-    settings.choice("model_type", options=("clip",))
+    settings = Settings(read_json(path), str(path))
+    settings.choice("model_type", "clip", ("clip",))  # else all of it is of another model
+    settings = Settings(settings.facts, str(path), TABLE)
     text, vision = _section(settings, "text", TEXT), _section(settings, "vision", VISION)
     channels = vision.whole("num_channels", high=MOST_PIXELS)
     side = vision.whole("image_size", high=MOST_PIXELS)

@@ -6,7 +6,8 @@ its header, before the first tensor is read or made room for.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,14 +129,20 @@ def open_tensors(paths: Sequence[Path]) -> Iterator[dict[str, Tensor]]:
                         header.get_dtype(),
                         lambda file=file, name=stored, path=path: _read(file, name, path),
                     )
-        while tensors and all(name.startswith("model.") for name in tensors):  # as Lightning has it
-            tensors = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
-        yield tensors
+        shared = common_prefix(tensors)
+        yield {name.removeprefix(shared): tensor for name, tensor in tensors.items()}
 
 
 def unwrapped(name: str) -> str:
-    """A tensor's name without what wrappers of a network put before it, or into it."""
+    """A tensor's name without what wrappers of a network put into it."""
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def common_prefix(names: Iterable[str]) -> str:
+    """What all names begin with, up to a dot: no network of ours has it, so it is of what held one."""
+    parts = [name.split(".")[:-1] for name in names]
+    same = itertools.takewhile(lambda found: len(set(found)) == 1, zip(*parts, strict=False))
+    return "".join(f"{found[0]}." for found in same) if len(parts) > 1 else ""
 
 
 def _read(file, name: str, path: Path) -> np.ndarray:
