@@ -151,6 +151,8 @@ def test_what_is_assumed_is_said(folder, tmp_path):
     [note] = ready.notes
     assert "no preprocessor_config.json" in note
     assert "bicubic" in note
+    put(folder / "processor_config.json", {"processor_class": "CLIPProcessor"})
+    assert weights.read_clip(folder)[1].notes == (note,)
     put(folder / "processor_config.json", {"image_processor": SQUARE | {"do_center_crop": False}})
     _, ready = weights.read_clip(folder)
     assert (ready.size, ready.crop, ready.notes) == ((SIDE, SIDE), False, ())
@@ -239,6 +241,17 @@ def test_each_setting_of_open_clip_shows():
 def test_how_open_clip_makes_pictures_ready(opened, told, expected):
     path = opened(model_cfg={"text_cfg": {"heads": 1}}, preprocess_cfg=told)
     assert weights.read_clip(path)[1] == expected
+
+
+@pytest.mark.parametrize(
+    ("width", "left", "left_of_torchvision"), [(11, 1, 2), (12, 2, 2), (13, 2, 2), (15, 3, 4)]
+)
+def test_odd_margins_are_halved_as_each_peer_does(width, left, left_of_torchvision):
+    """transformers rounds the half down, torchvision as Python's round does."""
+    columns = Image.fromarray(np.tile(np.arange(width, dtype=np.uint8), (8, 1))).convert("RGB")
+    for to_even, expected in ((False, left), (True, left_of_torchvision)):
+        found = Preprocess(8, 8, to_even=to_even)(columns)
+        assert found[0, :, 0].tolist() == list(range(expected, expected + 8))
 
 
 def test_openais_own_models_say_what_is_assumed(opened):

@@ -144,7 +144,10 @@ def _settings(folder: Path) -> Settings | None:
     if path.exists():
         settings = Settings(read_json(path), str(path))
     elif newer.exists():
-        settings = Settings(read_json(newer), str(newer), BOTH).section("image_processor")
+        settings = Settings(read_json(newer), str(newer), BOTH)
+        if settings.get("image_processor") is None:  # it is of the texts alone
+            return None
+        settings = settings.section("image_processor")
     else:
         return None
     told = {key: value for key, value in settings.facts.items() if value is not None}
