@@ -36,22 +36,20 @@ class Vocabulary(NamedTuple):
 
 
 OLDER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-_NAMED = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "pad_token",
-    "sep_token",
-    "cls_token",
-    "mask_token",
-)
-_MORE = ("additional_special_tokens", "extra_special_tokens")
-_SPECIAL = dict.fromkeys((*_NAMED, *_MORE))
+_NAMED = names("bos_token eos_token unk_token pad_token sep_token cls_token mask_token")
+_MORE = names("additional_special_tokens extra_special_tokens")
+_SPECIAL = dict.fromkeys(_NAMED | _MORE)
 CONFIG = Table(
     "tokenizer_config.json",
     read=_SPECIAL | dict.fromkeys(("added_tokens_decoder", "model_max_length", "max_len")),
     fixed={
-        "tokenizer_class": ("CLIPTokenizer", "CLIPTokenizerFast", "TokenizersBackend", None),
+        "tokenizer_class": (
+            "CLIPTokenizer",
+            "CLIPTokenizerFast",
+            "PreTrainedTokenizerFast",
+            "TokenizersBackend",
+            None,
+        ),
         "add_bos_token": (True, None),
         "add_eos_token": (True, None),
         "add_prefix_space": (False, None),
@@ -65,23 +63,15 @@ CONFIG = Table(
     idle=LIBRARY_NOTES
     | names("""backend chat_template clean_up_tokenization_spaces errors from_slow is_local legacy
         local_files_only max_length model_input_names name_or_path pad_to_multiple_of
-        pad_token_type_id padding processor_class return_special_tokens_mask special_tokens_map_file
-        stride tokenizer_file truncation truncation_strategy trust_remote_code use_fast vocab_file merges_file
-        verbose"""),
+        merges_file pad_token_type_id padding processor_class return_special_tokens_mask stride
+        special_tokens_map_file tokenizer_file truncation truncation_strategy trust_remote_code
+        use_fast verbose vocab_file"""),
 )
 SPECIAL_MAP = Table("special_tokens_map.json", read=_SPECIAL)
 FAST = Table(
     "tokenizer.json",
     read=dict.fromkeys(
-        (
-            "added_tokens",
-            "model",
-            "normalizer",
-            "pre_tokenizer",
-            "post_processor",
-            "truncation",
-            "padding",
-        )
+        names("added_tokens model normalizer pre_tokenizer post_processor truncation padding")
     ),
     idle=frozenset({"version", "decoder"}),
 )
@@ -107,7 +97,7 @@ ADDED = Table(
 STAGES = {
     "normalizer": (["NFC", "Replace", "Lowercase"],),
     "pre_tokenizer": (["Split", "ByteLevel"],),
-    "post_processor": (["RobertaProcessing"], ["TemplateProcessing"], ["ByteLevel"]),
+    "post_processor": (["RobertaProcessing"], ["TemplateProcessing"]),
 }
 
 
@@ -153,61 +143,71 @@ def _stages(facts: dict | None) -> list[str]:
 
 def _with_specials(folder: Path, found: Vocabulary, fast: dict) -> Vocabulary:
     """With the tokens that were added, and those that have a part to play."""
-
-    def facts(name: str, table: Table | None) -> Settings:
-        path = folder / name
-        return Settings(json.loads(read_text(path)) if path.exists() else {}, str(path), table)
-
-    config = facts("tokenizer_config.json", CONFIG)
-    special, listed = (
-        facts("special_tokens_map.json", SPECIAL_MAP),
-        facts("added_tokens.json", None),
-    )
-    decoder = config.get("added_tokens_decoder")
+    config = _settings(folder, "tokenizer_config.json", CONFIG)
+    special = _settings(folder, "special_tokens_map.json", SPECIAL_MAP)
     # transformers heeds special_tokens_map.json only where the newer settings are not there.
-    pairs_ = (special, config) if decoder is not None else (config, special)
-    named = {**pairs_[0].facts, **pairs_[1].facts}
-    roles = {key: _content(named[key]) for key in _NAMED if named.get(key) is not None}
+    newer = config.get("added_tokens_decoder") is not None
+    named = special.facts | config.facts if newer else config.facts | special.facts
     for key, token in (("bos_token", START), ("eos_token", END)):
-        if roles.get(key, token) != token:
-            raise config.wrong(key, roles[key], token)
-    more = [x for key in _MORE for x in _listed(named.get(key))]
+        if named.get(key) is not None and _content(named[key]) != token:
+            raise config.wrong(key, _content(named[key]), token)
+    added = _added(folder, found.table, fast, config, named)
+    for content in (START, END):  # these two the tokenizer knows itself
+        token, i = added.pop(content, None), found.table.get(content)
+        if token and token.id != i:
+            raise InputError(f"{folder}: {content} has id {token.id} and {i}")
+    pad = None if named.get("pad_token") is None else _content(named["pad_token"])
+    if "pad_token" not in named and (
+        fast or any(Path(x.source).exists() for x in (config, special))
+    ):
+        pad = END  # CLIPTokenizer's own choice; byte pairs alone are no more than OpenAI's
+    ordered = tuple(sorted(added.values(), key=lambda token: token.id))
+    return found._replace(added=ordered, pad=pad, most=_most(config))
 
-    sources = [(config.source, {**token, "id": int(i)}) for i, token in (decoder or {}).items()]
+
+def _settings(folder: Path, name: str, table: Table | None) -> Settings:
+    """Those of a file; none where there is no such file."""
+    path = folder / name
+    return Settings(json.loads(read_text(path)) if path.exists() else {}, str(path), table)
+
+
+def _added(
+    folder: Path, table: object, fast: dict, config: Settings, named: dict
+) -> dict[str, AddedToken]:
+    """The added tokens of all files by their text; InputError where two files differ in an id."""
+    decoder = config.get("added_tokens_decoder") or {}
+    sources = [(config.source, {**token, "id": int(i)}) for i, token in decoder.items()]
     sources += [(str(folder / "tokenizer.json"), x) for x in fast.get("added_tokens") or []]
-    words = {*roles.values(), *map(_content, more)}
-    for content, i in listed.facts.items():
-        # Older files say nothing more than that.
-        token = {"content": content, "id": i, "special": content in words}
-        sources.append((listed.source, token | {"normalized": content not in words}))
+    special = [named[key] for key in sorted(_NAMED) if named.get(key) is not None]
+    for tokens in (named.get(key) or [] for key in sorted(_MORE)):
+        special += tokens.values() if isinstance(tokens, dict) else tokens
+    special = {_content(token): token if isinstance(token, dict) else {} for token in special}
+    listed = _settings(folder, "added_tokens.json", None)
+    for content, i in listed.facts.items():  # older files say nothing more than that
+        token = {"content": content, "id": i, "special": content in special}
+        sources.append((listed.source, token))
     added = {}
     for source, token in sources:
         token = _token(Settings(token, f"{source}: an added token", ADDED))
         first = added.setdefault(token.content, token)
         if first.id != token.id:
             raise InputError(f"{source}: {token.content!r} has id {token.id}, elsewhere {first.id}")
-    for content in words - added.keys():
-        if content not in found.table:
+    for content, flags in special.items():
+        if content not in added and content not in table:
             raise InputError(f"{config.source}: the special token {content!r} has no id")
-        added[content] = AddedToken(content, found.table[content], False, special=True)
-    for content in (START, END):  # these two the tokenizer knows itself
-        token = added.pop(content, None)
-        if token and token.id != found.table.get(content):
-            raise InputError(
-                f"{folder}: {content} has id {token.id} and {found.table.get(content)}"
-            )
-    most = config.get("model_max_length") or config.get("max_len")
+        if content not in added:
+            token = {**flags, "content": content, "id": table[content], "special": True}
+            added[content] = _token(Settings(token, f"{config.source}: {content}", ADDED))
+    return added
+
+
+def _most(config: Settings) -> int | None:
+    """Tokens of a row; a number too large to be meant says that there is no limit."""
+    most = config.get("model_max_length")
+    most = config.get("max_len") if most is None else most
     if type(most) not in (int, float, type(None)) or (most is not None and most < 3):
         raise config.wrong("model_max_length", most, "a number of 3 or more")
-    ordered = tuple(sorted(added.values(), key=lambda token: token.id))
-    # So large a number says that there is no limit.
-    most = int(most) if most and most < 2**31 else None
-    pad = roles.get("pad_token")
-    if pad is None and "pad_token" not in named:
-        # CLIPTokenizer's own choice, where there is one: byte pairs alone are no more than OpenAI's.
-        published = fast or any(Path(x.source).exists() for x in (config, special))
-        pad = END if published else None
-    return found._replace(added=ordered, pad=pad, most=most)
+    return int(most) if most is not None and most < 2**31 else None
 
 
 def _token(settings: Settings) -> AddedToken:
@@ -220,10 +220,6 @@ def _token(settings: Settings) -> AddedToken:
 def _content(token: object) -> str:
     """A token is told by its text, or in braces."""
     return token if isinstance(token, str) else token["content"]
-
-
-def _listed(tokens: object) -> list:
-    return list(tokens.values()) if isinstance(tokens, dict) else list(tokens or [])
 
 
 def write_vocabulary(folder: Path, found: Vocabulary) -> None:
