@@ -168,6 +168,9 @@ def test_the_command_says_what_is_assumed(folder, tmp_path, capsys, monkeypatch)
     Image.fromarray(make_published.picture("wide")).save("pictures/wide.png")
     assert main(["search", str(folder), "pictures", "a cat"]) == 0
     told = capsys.readouterr()
+    index = shard(folder, "model", "model.safetensors.index.fp16.json", "model.fp16-{}.safetensors")
+    assert main(["search", str(index), "pictures", "a cat"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("read the index of 1 images")
     assert f"minidiff: {folder}: no preprocessor_config.json: pictures are resized" in told.err
     assert "pictures are resized" not in told.out
 

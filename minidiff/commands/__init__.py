@@ -129,8 +129,9 @@ def _encoder(path: str):
     from minidiff.trained.encoder import Encoder
     from minidiff.training.run import Run
 
-    folder = Path(path)
-    published = folder.suffix == ".safetensors" or (folder / "open_clip_config.json").exists()
+    place = Path(path)
+    published = place.suffix == ".safetensors" or place.is_file()
+    published = published or (place / "open_clip_config.json").exists()
     if not published and "recipe" in Run.named(path).read_json("config.json"):
         return clip.load(path)
     encoder = Encoder.open(path)
