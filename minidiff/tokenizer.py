@@ -182,7 +182,8 @@ class Tokenizer:
     def save(self, folder: Path | str) -> None:
         """Write vocab.json and merges.txt, which transformers' CLIPTokenizer reads as well.
 
-        And tokenizer_config.json if tokens were added or ``pad`` is not 0.
+        And tokenizer_config.json if tokens were added or ``pad`` is not 0. What an older tokenizer
+        left in the folder is removed.
         """
         pad = self._token.get(self.pad)
         # transformers makes what it pads with a special token: of a mere "!" in a text, too.
