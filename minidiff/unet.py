@@ -55,8 +55,10 @@ class UNetConfig:
         """ValueError unless an image of this side can be halved at every level."""
         factor = self.patch * 2 ** (len(self.channels) - 1)
         if side % factor:
+            near = [n for n in (side - side % factor, side - side % factor + factor) if n]
             raise ValueError(
-                f"image side {side} is not a multiple of {factor}, as this U-Net needs"
+                f"image side {side} is not a multiple of {factor}, as this U-Net needs: "
+                f"{' and '.join(map(str, near))} would fit"
             )
 
     def res_block(self, key: Key[Array, ""], inputs: int, outputs: int) -> ResBlock:
@@ -197,7 +199,12 @@ class UNet:
     def stages(
         self, xt: jax.Array, t: jax.Array, condition: Condition | jax.Array | None = None
     ) -> dict[str, jax.Array]:
-        """Every stage's output by name, in order; the last, ``out``, is the predicted noise."""
+        """Every stage's output by name, in order; the last, ``out``, is the predicted noise.
+
+        ValueError for images of a side that cannot be halved at every level.
+        """
+        for side in xt.shape[1:3]:
+            self.config.check_image(side)
         dtype = self.conv_in.weight.dtype  # weights cast to bfloat16 compute in bfloat16
         time = self.embed(t, condition).astype(dtype)
         states = condition.states if isinstance(condition, Condition) else condition

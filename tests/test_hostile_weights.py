@@ -4,7 +4,7 @@ Nothing is unpickled or unpacked, and no room is made for what a header merely c
 
 Handled rather than refused, as the tests at the end say: metadata of any kind, padding of a header
 with blanks, tensors in any order of the file; of a name
-that stands twice the last one counts; settings that the networks do not have are ignored.
+that stands twice the last one counts; a library's own notes (_name, auto_map) are passed over.
 """
 
 import json
@@ -405,7 +405,7 @@ def test_numbers_of_another_width_are_converted():
     assert np.array_equal(found["b"], [6, 7])
 
 
-def test_settings_that_a_network_does_not_have_are_ignored(model):
+def test_notes_of_a_library_are_passed_over(model):
     folder, read = model
     change_config_file(folder, _os_system="rm", auto_map={"AutoModel": "evil.Model"})
     (folder / "evil.py").write_text("open('executed', 'w')")

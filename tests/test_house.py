@@ -32,7 +32,8 @@ NETWORKS = {"vit", "text", "unet"}
 # mathematics share a floor because they never meet: a sampler sees any denoiser.
 FLOORS = [
     {"errors", "runtime", "compiled", "tables"},
-    {"files", "memory"},
+    {"added_tokens", "files", "memory", "settings"},
+    {"vocabulary"},
     {"kernels", "tokenizer"},
     {"layers"},
     {"transformer"},
@@ -55,9 +56,9 @@ STANDS_ON = {"text_to_image"}  # recipes that begin with the run of another
 
 # Flat in minidiff/ lies what is taught, and these, which serve it.
 SERVING = {
-    "tables",
     "__init__",
     "__main__",
+    "added_tokens",
     "cli",
     "compiled",
     "errors",
@@ -65,6 +66,9 @@ SERVING = {
     "lesson",
     "memory",
     "runtime",
+    "settings",
+    "tables",
+    "vocabulary",
 }
 
 # What a docstring says of a module without a lesson of its own: one that uses it, or one to read before.

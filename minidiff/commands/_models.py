@@ -18,8 +18,11 @@ SHOWN_SIDE = 128  # pixels of an image in a picture
 
 
 def open_encoder(path: str) -> Encoder:
-    """The CLIP that a path names, with its tokenizer."""
-    return _open(path, Encoder, Encoder.published)
+    """The CLIP that a path names, with its tokenizer; on stderr, what its files leave unsaid."""
+    encoder = _open(path, Encoder, Encoder.open)
+    for note in encoder.notes:
+        print(f"minidiff: {path}: {note}", file=sys.stderr)
+    return encoder
 
 
 def open_diffusion(path: str) -> Diffusion:
@@ -40,7 +43,13 @@ def _open(path: str, kind: type, published: Callable[[str], object]) -> object:
 
 def _recipe(path: str) -> object:
     """What config.json says that trained this; None for what was published by others."""
-    if Path(path).suffix == ".safetensors" or (Path(path) / "model_index.json").exists():
+    place = Path(path)
+    theirs = ("model_index.json", "open_clip_config.json")
+    if (
+        place.suffix == ".safetensors"
+        or place.is_file()
+        or any((place / x).exists() for x in theirs)
+    ):
         return None
     return Run.named(path).read_json("config.json").get("recipe")
 

@@ -18,6 +18,7 @@ from minidiff.text import TextTransformer
 from minidiff.trained.encoder import Encoder
 from minidiff.training.diffusion import Config
 from minidiff.unet import Condition
+from minidiff.weights.pipeline import check_pixels
 from minidiff.weights.scheduler import Scheduler
 from minidiff.weights.unet import image_side
 
@@ -55,6 +56,7 @@ class Diffusion:
     @classmethod
     def read(cls, path: Path | str) -> "Diffusion":
         """A model of a diffusers folder: U-Net and scheduler. InputError says what will not do."""
+        check_pixels(path)
         scheduler = weights.read_scheduler(path)
         unet = weights.load_unet(path)
         side = image_side(path) or 32

@@ -1,6 +1,6 @@
 """Weights in and out of files: our own, and those of the real models under their own names."""
 
-from minidiff.weights.clip import load_clip, load_tokenizer, save_clip
+from minidiff.weights.clip import load_clip, load_tokenizer, read_clip, save_clip, tokenizer_place
 from minidiff.weights.files import (
     LISTED,
     TEMPORARY,
@@ -13,6 +13,7 @@ from minidiff.weights.files import (
     unflatten,
     write_atomically,
 )
+from minidiff.weights.pipeline import read_components
 from minidiff.weights.scheduler import read_scheduler, write_scheduler
 from minidiff.weights.unet import load_unet, save_unet
 
@@ -26,11 +27,14 @@ __all__ = [
     "load_metadata",
     "load_tokenizer",
     "load_unet",
+    "read_clip",
+    "read_components",
     "read_scheduler",
     "remove_leftovers",
     "save",
     "save_clip",
     "save_unet",
+    "tokenizer_place",
     "unflatten",
     "write_atomically",
     "write_scheduler",

@@ -6,7 +6,8 @@ its header, before the first tensor is read or made room for.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +36,9 @@ class Layout(NamedTuple):
     ours: Callable[[np.ndarray], np.ndarray]
 
 
+# DistributedDataParallel, torch.compile, FSDP, checkpointing of activations, DeepSpeed.
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+WRAPPERS |= {"_forward_module"}
 SAME = Layout(lambda x: x, lambda x: x)
 # PyTorch's Linear is (out, in), its Conv2d (out, in, height, width).
 TRANSPOSED = Layout(np.transpose, np.transpose)
@@ -105,23 +109,40 @@ class Tensor(NamedTuple):
 def open_tensors(paths: Sequence[Path]) -> Iterator[dict[str, Tensor]]:
     """The tensors of safetensors files by name, while they are open.
 
-    InputError if one of them is damaged or no such file, or if two hold the same name.
+    Names are as the network has them, whatever wrapped it when it was saved. InputError if a file is
+    damaged or no such file, or if two hold the same name.
     """
     with contextlib.ExitStack() as stack:
         tensors = {}
         for path in paths:
+            others = set(tensors)
             with reading(path):
                 file = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
-                for name in file.keys():  # noqa: SIM118  it is no dict
+                for stored in file.keys():  # noqa: SIM118  it is no dict
+                    name = unwrapped(stored)
                     if name in tensors:
-                        raise InputError(f"{path} holds {printable(name)}, as another file does")
-                    header = file.get_slice(name)
+                        also = "as another file does" if name in others else "under two names"
+                        raise InputError(f"{path} holds {printable(stored)}, {also}")
+                    header = file.get_slice(stored)
                     tensors[name] = Tensor(
                         tuple(header.get_shape()),
                         header.get_dtype(),
-                        lambda file=file, name=name, path=path: _read(file, name, path),
+                        lambda file=file, name=stored, path=path: _read(file, name, path),
                     )
-        yield tensors
+        shared = common_prefix(tensors)
+        yield {name.removeprefix(shared): tensor for name, tensor in tensors.items()}
+
+
+def unwrapped(name: str) -> str:
+    """A tensor's name without what wrappers of a network put into it."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def common_prefix(names: Iterable[str]) -> str:
+    """What all names begin with, up to a dot: no network of ours has it, so it is of what held one."""
+    parts = [name.split(".")[:-1] for name in names]
+    same = itertools.takewhile(lambda found: len(set(found)) == 1, zip(*parts, strict=False))
+    return "".join(f"{found[0]}." for found in same) if len(parts) > 1 else ""
 
 
 def _read(file, name: str, path: Path) -> np.ndarray:
