@@ -17,7 +17,7 @@ from jaxtyping import TypeCheckError
 ROOT = Path(__file__).parents[1]
 
 MATHEMATICS = {"contrastive", "noising", "objectives", "sampling", "solvers", "guidance"}
-NETWORKS = {"vit", "text", "unet"}
+NETWORKS = {"vit", "text", "unet", "vae"}
 
 # Lowest first. A module imports only from floors below its own. Two exceptions: a package's files
 # may import each other (recipes may not), and so may the modules of MATHEMATICS. Networks and
@@ -29,6 +29,7 @@ FLOORS = [
     {"layers"},
     {"transformer"},
     {"blocks"},
+    {"autoencoder"},
     MATHEMATICS | NETWORKS,
     {"clip", "layouts", "retrieval", "editing", "likelihood"},
     {"data", "weights", "plot"},
