@@ -6,14 +6,22 @@ from pathlib import Path
 
 from minidiff.errors import InputError
 
+POINTER = b"version https://git-lfs.github.com/spec/"
 MOST_BYTES = 2**25  # of settings, and of most that is text
 
 
 def check_regular(path: Path | str) -> None:
     """InputError for what exists and is no file: opening a pipe waits, a device may have no end.
 
-    A folder is left to whoever opens it: the system has a word for that.
+    And for what merely stands for a file: a pointer of Git LFS. A folder is left to whoever opens
+    it: the system has a word for that.
     """
+    if os.path.isfile(path) and os.access(path, os.R_OK):
+        with open(path, "rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                raise InputError(
+                    f"{path} is a pointer of Git LFS, not the file itself: fetch that by git lfs pull"
+                )
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise InputError(f"{path} is neither a file nor a folder")
 

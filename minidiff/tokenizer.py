@@ -7,16 +7,12 @@ CLIP (Radford et al. 2021, https://arxiv.org/abs/2103.00020, section 2.4) splits
 words first, so that no symbol spans two: ``cat</w>`` is one, ``cat`` begins one.
 """
 
-import contextlib
-import gzip
 import heapq
 import html
 import importlib.util
-import json
-import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import SupportsIndex
@@ -26,12 +22,13 @@ import numpy as np
 import regex
 from jaxtyping import Int32
 
+from minidiff import vocabulary as files
+from minidiff.added_tokens import AddedToken, AddedTokens
 from minidiff.errors import InputError
-from minidiff.files import check_regular
+from minidiff.vocabulary import END, START, Pair
 
-START, END, LAST = "<|startoftext|>", "<|endoftext|>", "</w>"
+LAST = "</w>"
 REAL_MERGES = 49_408 - 2 * 256 - 2  # OpenAI's file lists five times as many; CLIP uses the first
-MOST_BYTES = 2**25  # of a vocabulary file; the real ones have 1 to 4 million
 MOST_WORDS = 2**17  # whose ids are remembered
 
 # A word, first match first: special token, English contraction, letters, one digit, anything else.
@@ -47,15 +44,23 @@ BYTE_OF |= {chr(256 + i): byte for i, byte in enumerate(_HIDDEN)}
 SYMBOL_OF = {byte: symbol for symbol, byte in BYTE_OF.items()}
 BASE = [*BYTE_OF, *(symbol + LAST for symbol in BYTE_OF)]  # ids 0 to 511, in this order
 
-Pair = tuple[str, str]
+
+def check_text(text: object) -> None:
+    """InputError if it is no text."""
+    if not isinstance(text, str):
+        raise InputError(f"a caption is a text, not {type(text).__name__}")
+
+
+def clean(text: str) -> str:
+    """A text mended, its blanks made one, in lower case; InputError if it is no text."""
+    check_text(text)
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))  # twice, as web pages escape twice
+    return " ".join(text.split()).lower()
 
 
 def words(text: str) -> list[str]:
-    """A text mended, cleaned, in lower case, and split as CLIP does; InputError if it is no text."""
-    if not isinstance(text, str):
-        raise InputError(f"a caption is a text, not {type(text).__name__}")
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))  # twice, as web pages escape twice
-    return WORD.findall(" ".join(text.split()).lower())
+    """A text cleaned and split as CLIP does; InputError if it is no text."""
+    return WORD.findall(clean(text))
 
 
 def spell(word: str) -> list[str]:
@@ -113,6 +118,11 @@ class Tokenizer:
 
     vocabulary: dict[str, int] = field(repr=False)  # id of each token
     merges: tuple[Pair, ...] = field(repr=False)  # in the order in which they were learned
+    added: tuple[AddedToken, ...] = field(default=(), repr=False)  # texts that are one token each
+    # Id that fills up a row. Nothing that CLIP says of a text depends on it; what stands behind the
+    # end does, and a diffusion model may look at that.
+    pad: int = field(default=0, repr=False, compare=False)
+    most: int | None = field(default=None, repr=False)  # tokens of a row; none: any number
     start: int = field(init=False)  # id of the token before a text
     end: int = field(init=False)  # id of the token after it
     size: int = field(init=False)  # rows of an embedding of the ids
@@ -127,9 +137,11 @@ class Tokenizer:
             if token not in self.vocabulary:
                 raise InputError(f"{token!r} (a byte, a merge or a special token) has no id")
         # Frozen, so written past __setattr__; what begins with _ is derived and no field.
-        vars(self).update(start=self.vocabulary[START], end=self.vocabulary[END], size=max(ids) + 1)
+        added = AddedTokens(self.added, self.vocabulary)
+        size = max(*ids, *added.texts) + 1
+        vars(self).update(start=self.vocabulary[START], end=self.vocabulary[END], size=size)
         ranks = {pair: rank for rank, pair in enumerate(self.merges)}
-        vars(self).update(_token=ids, _rank=ranks, _known={})
+        vars(self).update(_token=ids | added.texts, _rank=ranks, _known={}, _added=added)
 
     @classmethod
     def from_merges(cls, merges: tuple[Pair, ...]) -> "Tokenizer":
@@ -149,37 +161,43 @@ class Tokenizer:
     @classmethod
     def from_bpe(cls, path: Path | str) -> "Tokenizer":
         """From OpenAI's gzipped list of merges, its title line left out. InputError as ``load``."""
-        with _told_in_one_line(path):
-            return cls.from_merges(_pairs(_read(path).split("\n")[1 : REAL_MERGES + 1]))
+        with files.told_in_one_line(path):
+            return cls.from_merges(
+                files.pairs(files.read_text(path).split("\n")[1 : REAL_MERGES + 1])
+            )
 
     @classmethod
     def load(cls, folder: Path | str) -> "Tokenizer":
         """From vocab.json and merges.txt or, where one is missing, tokenizer.json (Hugging Face).
 
+        With the tokens that were added, and what fills up a row: see ``minidiff.vocabulary``.
         InputError if files are missing, malformed, too large, of another kind, or inconsistent.
         """
-        table, merges = Path(folder, "vocab.json"), Path(folder, "merges.txt")
-        both = Path(folder, "tokenizer.json")
-        with _told_in_one_line(folder):
-            if both.exists() and not (table.exists() and merges.exists()):
-                model = json.loads(_read(both))["model"]
-                return cls(model["vocab"], _pairs(model["merges"]))
-            lines = [line for line in _read(merges).split("\n") if not line.startswith("#version")]
-            return cls(json.loads(_read(table)), _pairs(lines))
+        found = files.read_vocabulary(folder)
+        with files.told_in_one_line(folder):
+            tokenizer = cls(found.table, found.merges, found.added, most=found.most)
+            ids = {token: i for i, token in tokenizer._token.items()}
+            return replace(tokenizer, pad=0 if found.pad is None else ids[found.pad])
 
     def save(self, folder: Path | str) -> None:
-        """Write vocab.json and merges.txt, which transformers' CLIPTokenizer reads as well."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        merges = "\n".join(["#version: 0.2", *map(" ".join, self.merges), ""])
-        vocabulary = json.dumps(self.vocabulary, ensure_ascii=False)
-        for name, text in (("vocab.json", vocabulary), ("merges.txt", merges)):
-            temporary = Path(folder, f".tmp-{name}")  # no reader meets half a file
-            temporary.write_text(text, encoding="utf-8", newline="\n")
-            temporary.replace(Path(folder, name))
+        """Write vocab.json and merges.txt, which transformers' CLIPTokenizer reads as well.
+
+        And tokenizer_config.json if tokens were added or ``pad`` is not 0.
+        """
+        pad = self._token.get(self.pad)
+        # transformers makes what it pads with a special token: of a mere "!" in a text, too.
+        told = pad if self.pad or self.pad in self._added.texts else None
+        found = files.Vocabulary(self.vocabulary, self.merges, self.added, told, self.most)
+        files.write_vocabulary(Path(folder), found)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without start and end."""
-        return [i for word in words(text) for i in self._encode_word(word)]
+        check_text(text)
+        ids = []
+        for piece, token in self._added.pieces(text, clean):
+            found = [] if piece is None else WORD.findall(piece)
+            ids += [token] if piece is None else [i for w in found for i in self._encode_word(w)]
+        return ids
 
     def _encode_word(self, word: str) -> list[int]:
         if word in self._known:
@@ -206,20 +224,23 @@ class Tokenizer:
                 raise InputError(f"there is no token {i} in a vocabulary of {self.size}")
             if token == END:  # the rest is padding, whichever id that is made of
                 break
-            if token != START:
+            if i in self._added.texts:
+                content += f" {token} ".encode()
+            elif token != START:
                 content += bytes(BYTE_OF[symbol] for symbol in token.removesuffix(LAST))
                 content += b" " * token.endswith(LAST)
         return content.decode(errors="replace").strip(" ")
 
     def __call__(
-        self, texts: Iterable[str] | str, context: int = 77, pad: int = 0
+        self, texts: Iterable[str] | str, context: int = 77, pad: int | None = None
     ) -> Int32[np.ndarray, "texts context"]:
         """Start, ids, end, then ``pad``; a text that is too long is cut, and ends with the end token.
 
-        A single text makes one row. InputError if one is no text, or if context is below 3.
+        ``pad``: none for the tokenizer's own. A single text makes one row. InputError if one is no
+        text, or if context is below 3.
         """
         rows = self._rows(texts, context)
-        ids = np.full((len(rows), context), pad, np.int32)
+        ids = np.full((len(rows), context), self.pad if pad is None else pad, np.int32)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = row[:context]
             ids[i, min(len(row), context) - 1] = self.end
@@ -244,29 +265,3 @@ def real_clip_tokenizer() -> Tokenizer:
     if package is None or package.origin is None:
         raise InputError('the vocabulary of CLIP is not there: pip install "minidiff[vocab]"')
     return Tokenizer.from_bpe(Path(package.origin).with_name("bpe_simple_vocab_16e6.txt.gz"))
-
-
-def _read(path: Path | str) -> str:
-    check_regular(path)
-    with (gzip.open if str(path).endswith(".gz") else open)(path, "rb") as file:
-        content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise InputError(f"a file is larger than {MOST_BYTES} bytes")
-    return content.decode().replace("\r\n", "\n")
-
-
-def _pairs(merges: object) -> tuple[Pair, ...]:
-    """Merges from a file's "a b" or ["a", "b"], empty lines left out."""
-    pairs = (merge.split() if isinstance(merge, str) else merge for merge in merges if merge)
-    return tuple((str(a), str(b)) for a, b in pairs)
-
-
-@contextlib.contextmanager
-def _told_in_one_line(source: Path | str) -> Iterator[None]:
-    """Whatever is wrong with files from elsewhere becomes InputError."""
-    try:
-        yield
-    except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{source} holds no tokenizer of CLIP: {error}") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{source} cannot be read: {error}") from None

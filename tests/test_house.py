@@ -24,7 +24,8 @@ NETWORKS = {"vit", "text", "unet", "vae"}
 # mathematics share a floor because they never meet: a sampler sees any denoiser.
 FLOORS = [
     {"errors", "runtime"},
-    {"files", "memory"},
+    {"added_tokens", "files", "memory", "settings"},
+    {"vocabulary"},
     {"kernels", "tokenizer"},
     {"layers"},
     {"transformer"},

@@ -21,6 +21,7 @@ import regex
 from hypothesis import given
 
 from minidiff import tokenizer as text_module
+from minidiff import vocabulary
 from minidiff.errors import InputError
 from minidiff.tokenizer import BASE, END, START, Tokenizer, join, real_clip_tokenizer, spell, words
 
@@ -439,7 +440,7 @@ def test_files_that_cannot_be_read(tmp_path, spoil, message):
 
 
 def test_files_larger_than_any_vocabulary_are_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_module, "MOST_BYTES", 1000)
+    monkeypatch.setattr(vocabulary, "MOST_BYTES", 1000)
     toy().save(tmp_path)
     with pytest.raises(InputError, match="larger than 1000 bytes"):
         Tokenizer.load(tmp_path)

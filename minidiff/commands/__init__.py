@@ -125,17 +125,18 @@ def _tfds_name(source: str) -> str:
 
 def _encoder(path: str):
     """The CLIP that a path names, with its tokenizer."""
-    from minidiff import weights
     from minidiff.recipes import clip
-    from minidiff.tokenizer import real_clip_tokenizer
     from minidiff.trained.encoder import Encoder
     from minidiff.training.run import Run
 
-    if Path(path).suffix == ".safetensors":
-        return Encoder(weights.load_clip(path), real_clip_tokenizer()).checked(path)
-    if "recipe" in Run.named(path).read_json("config.json"):
+    folder = Path(path)
+    published = folder.suffix == ".safetensors" or (folder / "open_clip_config.json").exists()
+    if not published and "recipe" in Run.named(path).read_json("config.json"):
         return clip.load(path)
-    return Encoder(weights.load_clip(path), weights.load_tokenizer(path)).checked(path)
+    encoder = Encoder.open(path)
+    for note in encoder.notes:
+        print(f"minidiff: {path}: {note}", file=sys.stderr)
+    return encoder
 
 
 def _tell_cut(encoder, texts: list[str]) -> None:

@@ -21,10 +21,12 @@ MOST_THREADS = 4  # a picture of MAX_PIXELS takes up to a gigabyte while it is d
 NAMED_AT_MOST = 3  # bad files named in an error line
 
 
-def read_images(paths: Sequence[Path], size: int, root: Path) -> UInt8[np.ndarray, "n h w 3"]:
+def read_images(
+    paths: Sequence[Path], size: int, root: Path, fit: Callable | None = None
+) -> UInt8[np.ndarray, "n h w 3"]:
     """Decode ``paths`` into one array of size x size RGB images; errors name them relative to root.
 
-    Raises one InputError that counts every bad file and names the first few.
+    ``fit`` as of ``read_image``. Raises one InputError that counts every bad file and names the first few.
     """
     from tqdm import tqdm
 
@@ -36,7 +38,7 @@ def read_images(paths: Sequence[Path], size: int, root: Path) -> UInt8[np.ndarra
     bad = []
 
     def read(header, path):
-        return header if isinstance(header, InputError) else _attempt(read_image, path, size)
+        return header if isinstance(header, InputError) else _attempt(read_image, path, size, fit)
 
     # Pillow releases the interpreter's lock while it decodes. What it merely warns of, such as EXIF
     # that makes no sense, leaves a picture all the same.
@@ -81,19 +83,24 @@ def image_size(path: Path | str) -> tuple[int, int]:
         return check_header(Path(path))
 
 
-def read_image(path: Path, size: int) -> UInt8[np.ndarray, "h w 3"]:
+def read_image(path: Path, size: int, fit: Callable | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """The first frame of ``path``, upright, centre-cropped to a square, as (size, size, 3) uint8.
 
-    Transparency is laid over white. Call ``check_header`` first. Raises InputError, saying only
-    what is wrong, for a file that cannot be decoded.
+    ``fit`` makes the array of the upright PIL image in another way. Transparency is laid over white.
+    Call ``check_header`` first. Raises InputError, saying only what is wrong, for a file that cannot
+    be decoded.
     """
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path, formats=FORMATS) as image:
             # JPEG can be decoded at a half, a quarter or an eighth; leave twice `size` to reduce.
-            image.draft(None, (2 * size, 2 * size))
-            return square(to_rgb(ImageOps.exif_transpose(image)), size)
+            if fit is None:
+                image.draft(None, (2 * size, 2 * size))
+            upright = to_rgb(ImageOps.exif_transpose(image))
+            return square(upright, size) if fit is None else fit(upright)
+    except InputError:
+        raise
     except Exception as error:  # decoders raise nearly anything when fed damaged files
         raise InputError(f"unreadable or cut short ({_reason(error)})") from None
 

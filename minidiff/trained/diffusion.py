@@ -28,6 +28,7 @@ from minidiff.text import TextTransformer
 from minidiff.trained.encoder import Encoder
 from minidiff.training.config import TrainConfig, setting
 from minidiff.unet import Condition, UNet, UNetConfig
+from minidiff.weights.pipeline import check_pixels
 from minidiff.weights.scheduler import Scheduler
 from minidiff.weights.unet import image_side
 
@@ -155,6 +156,7 @@ class Diffusion:
     @classmethod
     def read(cls, path: Path | str) -> "Diffusion":
         """A model of a diffusers folder: U-Net and scheduler. InputError says what will not do."""
+        check_pixels(path)
         scheduler = weights.read_scheduler(path)
         unet = weights.load_unet(path)
         side = image_side(path) or 32

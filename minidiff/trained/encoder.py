@@ -20,6 +20,8 @@ from minidiff.data.folder import list_files
 from minidiff.data.images import read_images
 from minidiff.errors import InputError
 from minidiff.text import Tokenizer
+from minidiff.tokenizer import real_clip_tokenizer
+from minidiff.weights.preprocess import Preprocess
 
 AT_ONCE = 64  # images or texts per call
 
@@ -40,6 +42,26 @@ class Encoder:
 
     clip: CLIP
     tokenizer: Tokenizer
+    # How picture files are made ready; none: as our data sets are, cropped and reduced by Lanczos.
+    preprocess: Preprocess | None = None
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Encoder":
+        """The CLIP of a published folder or file, with its tokenizer and its way with pictures.
+
+        A safetensors file without a tokenizer beside it has OpenAI's. InputError says what will not do.
+        """
+        path = Path(path)
+        clip, preprocess = weights.read_clip(path)
+        alone = path.is_file() and weights.tokenizer_place(path.parent) is None
+        folder = path.parent if path.is_file() else path
+        tokenizer = real_clip_tokenizer() if alone else weights.load_tokenizer(folder)
+        return cls(clip, tokenizer, preprocess).checked(path)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed where the files do not say."""
+        return self.preprocess.notes if self.preprocess else ()
 
     def checked(self, source: object) -> "Encoder":
         """Itself. InputError, naming where it was read, if the parts of it cannot work together."""
@@ -54,8 +76,10 @@ class Encoder:
 
     @property
     def context(self) -> int:
-        """Most tokens of a text, start and end included."""
-        return self.clip.config.text.context
+        """Most tokens of a text, start and end included: the tokenizer may know of fewer."""
+        return min(
+            self.clip.config.text.context, self.tokenizer.most or self.clip.config.text.context
+        )
 
     @property
     def side(self) -> int:
@@ -92,18 +116,20 @@ class Encoder:
         for path in paths:
             if not path.is_file():
                 raise InputError(f"there is no image {path}")
-        images = to_float(read_images(paths, self.side, Path()))
+        images = to_float(read_images(paths, self.side, Path(), self.preprocess))
         if self.clip.config.image.channels == 1:
             images = images.mean(axis=3, keepdims=True)
         return images
 
     @property
     def fingerprint(self) -> str:
-        """A name for these very weights: an index remembers whose embeddings it holds."""
+        """A name for these very weights, and what they are shown: an index remembers whose it is."""
         digest = hashlib.sha256()
         for name, array in weights.flatten(self.clip).items():
             digest.update(name.encode())
             digest.update(np.asarray(array, order="C").tobytes())
+        if self.preprocess:
+            digest.update(repr(dataclasses.replace(self.preprocess, notes=())).encode())
         return digest.hexdigest()[:16]
 
 

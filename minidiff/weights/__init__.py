@@ -17,8 +17,10 @@ from minidiff.weights.files import (
 )
 
 # A training run needs no other library's names, nor the networks that they belong to.
-_LAZY = dict.fromkeys(("load_clip", "save_clip", "load_tokenizer"), "clip")
+_LAZY = dict.fromkeys(("load_clip", "read_clip", "save_clip"), "clip")
+_LAZY |= dict.fromkeys(("load_tokenizer", "tokenizer_place"), "clip")
 _LAZY |= dict.fromkeys(("load_unet", "save_unet"), "unet")
+_LAZY |= dict.fromkeys(("read_components",), "pipeline")
 _LAZY |= dict.fromkeys(("read_scheduler", "write_scheduler"), "scheduler")
 
 __all__ = [
@@ -31,11 +33,14 @@ __all__ = [
     "load_metadata",
     "load_tokenizer",
     "load_unet",
+    "read_clip",
+    "read_components",
     "read_scheduler",
     "remove_leftovers",
     "save",
     "save_clip",
     "save_unet",
+    "tokenizer_place",
     "unflatten",
     "write_atomically",
     "write_scheduler",

@@ -27,6 +27,7 @@ from minidiff.weights.mapping import (
     write,
 )
 from minidiff.weights.openai import EXTRAS, openai_config, openai_entries
+from minidiff.weights.preprocess import Preprocess, assumed, read_preprocess
 
 BUFFERS = {f"{tower}_model.embeddings.position_ids" for tower in ("text", "vision")}
 
@@ -37,27 +38,41 @@ def load_clip(path: Path | str) -> CLIP:
     A folder holds config.json and model.safetensors (or its shards); what config.json leaves out is
     as in transformers. Images are normalised as preprocessor_config.json says; without it mean and
     std are 0.5, so images in [-1, 1] reach the network as they are. A safetensors file with OpenAI's
-    names, alone or in a folder, needs no settings: its shapes tell them, by OpenAI's conventions.
+    names, alone or in a folder, needs no settings: its shapes tell them, by OpenAI's conventions;
+    where open_clip_config.json lies beside it, that counts.
 
     InputError if the path is no such thing, if settings are impossible, and if tensors are missing,
     unexpected or of another shape, which it names; then nothing is loaded. Pickled weights are not read.
+    """
+    return read_clip(path)[0]
+
+
+def read_clip(path: Path | str) -> tuple[CLIP, Preprocess]:
+    """A CLIP as ``load_clip`` reads it, and how pictures are made ready for it.
+
+    Where no file tells that, ``notes`` of the second says what is taken instead.
     """
     path = Path(path)
     files = weight_files(path)
     folder = path if path.is_dir() else path.parent
     with open_tensors(files) as tensors:
+        preprocess = None
         if any(name.startswith("visual.") for name in tensors):
-            config = openai_config(tensors, files[0])
+            config, preprocess = openai_config(tensors, files[0])
             entries, ignored = openai_entries(config), EXTRAS
         else:
             config = read_config(folder)
             entries, ignored = _entries(config), BUFFERS
         tensors = {name: tensor for name, tensor in tensors.items() if name not in ignored}
-        return read(entries, _template(config), tensors, path)
+        clip = read(entries, _template(config), tensors, path)
+    side = config.image.image_size
+    return clip, preprocess or read_preprocess(folder, side) or assumed(side)
 
 
-def save_clip(clip: CLIP, folder: Path | str) -> None:
+def save_clip(clip: CLIP, folder: Path | str, preprocess: Preprocess | None = None) -> None:
     """Write a folder that transformers' CLIPModel and CLIPImageProcessor load, and load_clip.
+
+    ``preprocess``: how pictures are made ready for it; none: as OpenAI's are.
 
     InputError for a model that cannot be told in Hugging Face's settings: a SigLIP (``bias``), parts
     that differ from ``clip.config``, end token 2. OSError where a file cannot be written. An older
@@ -80,26 +95,35 @@ def save_clip(clip: CLIP, folder: Path | str) -> None:
     tensors = write(_entries(config), clip)
     contents = {
         "model.safetensors": safetensors.numpy.save(tensors, {"format": "pt"}),
-        "preprocessor_config.json": _json(preprocessor_settings(config.image)),
+        "preprocessor_config.json": _json(preprocessor_settings(config.image, preprocess)),
         "config.json": _json(settings(config)),  # the seal: load_clip asks for it
     }
     write_together(folder, contents)
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder: vocab.json and merges.txt, or tokenizer.json.
+    """The tokenizer of a Hugging Face folder, or of a pipeline's: see ``Tokenizer.load``.
 
-    InputError if they are missing or no CLIP's.
+    InputError if vocab.json and merges.txt, or tokenizer.json, are missing, or no CLIP's.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}")
-    pair = [folder / "vocab.json", folder / "merges.txt"]
-    if not (folder / "tokenizer.json").exists() and not all(file.exists() for file in pair):
+    place = tokenizer_place(folder)
+    if place is None:
         raise InputError(
             f"{folder} holds no tokenizer: vocab.json and merges.txt, or tokenizer.json"
         )
-    return Tokenizer.load(folder)
+    return Tokenizer.load(place)
+
+
+def tokenizer_place(folder: Path) -> Path | None:
+    """Where the files of a folder's tokenizer lie: in it, or in tokenizer/, as in a pipeline."""
+    for place in (folder, folder / "tokenizer"):
+        pair = [place / "vocab.json", place / "merges.txt"]
+        if (place / "tokenizer.json").exists() or all(file.exists() for file in pair):
+            return place
+    return None
 
 
 def _template(config: CLIPConfig) -> CLIP:

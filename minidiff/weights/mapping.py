@@ -35,6 +35,9 @@ class Layout(NamedTuple):
     ours: Callable[[np.ndarray], np.ndarray]
 
 
+# DistributedDataParallel, torch.compile, FSDP, checkpointing of activations, DeepSpeed.
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+WRAPPERS |= {"_forward_module"}
 SAME = Layout(lambda x: x, lambda x: x)
 # PyTorch's Linear is (out, in), its Conv2d (out, in, height, width).
 TRANSPOSED = Layout(np.transpose, np.transpose)
@@ -105,23 +108,34 @@ class Tensor(NamedTuple):
 def open_tensors(paths: Sequence[Path]) -> Iterator[dict[str, Tensor]]:
     """The tensors of safetensors files by name, while they are open.
 
-    InputError if one of them is damaged or no such file, or if two hold the same name.
+    Names are as the network has them, whatever wrapped it when it was saved. InputError if a file is
+    damaged or no such file, or if two hold the same name.
     """
     with contextlib.ExitStack() as stack:
         tensors = {}
         for path in paths:
+            others = set(tensors)
             with reading(path):
                 file = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
-                for name in file.keys():  # noqa: SIM118  it is no dict
+                for stored in file.keys():  # noqa: SIM118  it is no dict
+                    name = unwrapped(stored)
                     if name in tensors:
-                        raise InputError(f"{path} holds {printable(name)}, as another file does")
-                    header = file.get_slice(name)
+                        also = "as another file does" if name in others else "under two names"
+                        raise InputError(f"{path} holds {printable(stored)}, {also}")
+                    header = file.get_slice(stored)
                     tensors[name] = Tensor(
                         tuple(header.get_shape()),
                         header.get_dtype(),
-                        lambda file=file, name=name, path=path: _read(file, name, path),
+                        lambda file=file, name=stored, path=path: _read(file, name, path),
                     )
+        while tensors and all(name.startswith("model.") for name in tensors):  # as Lightning has it
+            tensors = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
         yield tensors
+
+
+def unwrapped(name: str) -> str:
+    """A tensor's name without what wrappers of a network put before it, or into it."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def _read(file, name: str, path: Path) -> np.ndarray:

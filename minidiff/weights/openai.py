@@ -7,14 +7,14 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from minidiff.clip import OPENAI_MEAN, OPENAI_STD, CLIPConfig
+from minidiff.clip import CLIPConfig
 from minidiff.errors import InputError
-from minidiff.files import read_json
 from minidiff.text import TextConfig
 from minidiff.vit import ViTConfig
 from minidiff.weights.files import refuse
-from minidiff.weights.folders import Settings
 from minidiff.weights.mapping import SAME, TRANSPOSED, Entry, Tensor, linear, norm, patches
+from minidiff.weights.open_clip import read_open_clip
+from minidiff.weights.preprocess import Preprocess
 
 HEAD = 64  # numbers of a head
 EXTRAS = {"input_resolution", "context_length", "vocab_size"}  # the shapes say the same
@@ -28,13 +28,15 @@ RANKS = {  # of the tensors that tell the sizes
 IMAGE_BLOCKS, TEXT_BLOCKS = "visual.transformer.resblocks", "transformer.resblocks"
 
 
-def openai_config(tensors: Mapping[str, Tensor], path: Path) -> CLIPConfig:
+def openai_config(tensors: Mapping[str, Tensor], path: Path) -> tuple[CLIPConfig, Preprocess]:
     """What a file's shapes say; heads are 64 wide, the activation is quick_gelu.
 
-    InputError if a tensor is missing without which that cannot be told, for a ResNet, and for a
-    model of open_clip that breaks with these conventions.
+    open_clip uses the same names for models of its own: where its settings lie beside the file, they
+    count. InputError if a tensor is missing without which sizes cannot be told, for a ResNet, and
+    for settings that the shapes contradict or that ours has no part for.
     """
-    _refuse_unlike_openai(tensors, path)
+    if any(name.startswith("visual.layer1.") for name in tensors):
+        raise InputError(f"{path} is a CLIP with a ResNet: only vision transformers can be loaded")
     refuse(path, [f"{name} is missing" for name in RANKS if name not in tensors])
     shapes = {name: tensors[name].shape for name in RANKS}
     refuse(
@@ -53,42 +55,47 @@ def openai_config(tensors: Mapping[str, Tensor], path: Path) -> CLIPConfig:
             f"{path}: visual.positional_embedding has {places} rows, not one more than a square"
         )
     context, text_width = shapes["positional_embedding"]
-    for name, size in (("visual.conv1.weight", width), ("positional_embedding", text_width)):
-        if size < HEAD or size % (size // HEAD):
-            raise InputError(f"{path}: {name} is {size} wide, which makes no heads of {HEAD}")
-    return CLIPConfig(
+    sizes = {
+        "image": {"image_size": side * patch, "patch_size": patch, "width": width},
+        "text": {
+            "vocab_size": shapes["token_embedding.weight"][0],
+            "context_length": context,
+            "width": text_width,
+        },
+    }
+    sizes["image"]["layers"] = _layers(tensors, IMAGE_BLOCKS)
+    sizes["text"]["layers"] = _layers(tensors, TEXT_BLOCKS)
+    told = read_open_clip(path.parent, shapes["text_projection"][1], sizes)
+    both = {"activation": "quick_gelu" if told.quick_gelu else "gelu"}
+    config = CLIPConfig(
         embedding=shapes["text_projection"][1],
         image=ViTConfig(
             image_size=side * patch,
             patch=patch,
             width=width,
-            layers=_layers(tensors, IMAGE_BLOCKS),
-            heads=width // HEAD,
-            activation="quick_gelu",
-            mean=OPENAI_MEAN,
-            std=OPENAI_STD,
+            layers=sizes["image"]["layers"],
+            heads=told.heads or _heads(path, "visual.conv1.weight", width),
+            mean=told.mean,
+            std=told.std,
+            **both,
         ),
         text=TextConfig(
-            vocabulary=shapes["token_embedding.weight"][0],
+            vocabulary=sizes["text"]["vocab_size"],
             context=context,
             width=text_width,
-            layers=_layers(tensors, TEXT_BLOCKS),
-            heads=text_width // HEAD,
-            activation="quick_gelu",
+            layers=sizes["text"]["layers"],
+            heads=told.text_heads or _heads(path, "positional_embedding", text_width),
+            end=told.end,
+            **both,
         ),
     )
+    return config, told.preprocess
 
 
-def _refuse_unlike_openai(tensors: Mapping[str, Tensor], path: Path) -> None:
-    if any(name.startswith("visual.layer1.") for name in tensors):
-        raise InputError(f"{path} is a CLIP with a ResNet: only vision transformers can be loaded")
-    # open_clip uses the same names for models of its own; only this file beside them tells.
-    settings = path.parent / "open_clip_config.json"
-    if settings.exists():
-        model = Settings(read_json(settings), str(settings)).section("model_cfg")
-        head = model.section("vision_cfg").whole("head_width", HEAD)
-        if not model.flag("quick_gelu", False) or head != HEAD:
-            raise InputError(f"{settings} says that this is not built as OpenAI's models are")
+def _heads(path: Path, name: str, size: int) -> int:
+    if size < HEAD or size % (size // HEAD):
+        raise InputError(f"{path}: {name} is {size} wide, which makes no heads of {HEAD}")
+    return size // HEAD
 
 
 def _layers(tensors: Mapping[str, Tensor], blocks: str) -> int:

@@ -36,8 +36,9 @@ from minidiff.errors import InputError
 from minidiff.files import read_json
 from minidiff.noising import Schedule, cosine_schedule, linear_schedule, zero_terminal_snr
 from minidiff.sampling import Spacing, Variance, timesteps
+from minidiff.settings import Settings
 from minidiff.weights.files import write_atomically
-from minidiff.weights.folders import Settings
+from minidiff.weights.scheduler_settings import STAND_INS, table
 
 Method = Literal["ddpm", "ddim", "dpm++", "euler", "heun", "ancestral"]
 Prediction = Literal["eps", "x0", "v"]
@@ -133,6 +134,8 @@ FOREIGN = {
     "algorithm_type": "dpmsolver++",
     "solver_order": 2,
     "solver_type": "midpoint",
+    "lower_order_final": True,
+    "euler_at_final": False,
 }
 
 # The settings of each class that matter here, with its defaults, and our sampler that it is.
@@ -161,6 +164,8 @@ CLASSES: dict[str, tuple[Method, dict]] = {
     "HeunDiscreteScheduler": ("heun", _ALL | _SIGMAS | _CLIP | _HEUN),
     "EulerAncestralDiscreteScheduler": ("ancestral", _MOST),
 }
+TABLES = {name: table(name, defaults, FOREIGN) for name, (_, defaults) in CLASSES.items()}
+OTHERS = table("another scheduler", CLASSES["DDIMScheduler"][1], FOREIGN)
 
 
 def read_scheduler(folder: str | Path) -> Scheduler:
@@ -168,7 +173,7 @@ def read_scheduler(folder: str | Path) -> Scheduler:
 
     A class that is not one of ours is read as a DDIMScheduler that does not clip unless told to, if
     its settings name betas: ``notes`` says so, and names every setting that is not followed. What a
-    class of diffusers knows nothing of, it ignores, and so do we.
+    class of diffusers knows nothing of, it ignores, and so do we; what none of them knows is refused.
 
     InputError if there is no scheduler, if its network cannot be ours (learned variances, flows,
     continuous time), or for a value that is not allowed: with file, name, value and what is.
@@ -181,11 +186,14 @@ def read_scheduler(folder: str | Path) -> Scheduler:
     method, defaults = CLASSES.get(name, CLASSES["DDIMScheduler"])
     notes = ()
     if name not in CLASSES:
-        if facts.get("beta_schedule", facts.get("trained_betas")) is None:
+        own = STAND_INS.get(name, {})
+        betas = facts.get("beta_schedule", facts.get("trained_betas"))
+        if own is None or (betas is None and "beta_schedule" not in own):
             raise settings.wrong("_class_name", name, f"{' or '.join(CLASSES)}, and names no betas")
-        defaults = defaults | {"clip_sample": False}
+        defaults = defaults | {"clip_sample": False} | own
         notes = (f"{name} is not one of ours: ddim stands for it",)
     _refuse_other_networks(settings, name)
+    settings = Settings(facts, str(path), TABLES.get(name, OTHERS))
 
     fields = {"method": method, "steps": settings.whole("num_train_timesteps", 1000, 1, MOST_STEPS)}
     fields["offset"] = settings.whole("steps_offset", 0, 0, fields["steps"] - 1)
@@ -199,7 +207,7 @@ def read_scheduler(folder: str | Path) -> Scheduler:
         fields["trained_betas"] = settings.numbers("trained_betas", (), fields["steps"])
     else:
         known = BETAS if name not in CLASSES or method == "ddpm" else BETAS[:-1]
-        fields["beta_schedule"] = settings.choice("beta_schedule", "linear", known)
+        fields["beta_schedule"] = settings.choice("beta_schedule", defaults["beta_schedule"], known)
         for key in ("beta_start", "beta_end"):
             fields[key] = settings.number(key, defaults[key], 0.0, 1.0)
     if "thresholding" in defaults and settings.flag("thresholding", False):
@@ -208,13 +216,8 @@ def read_scheduler(folder: str | Path) -> Scheduler:
             notes += ("dynamic thresholding is not followed: images are clipped to 1",)
     elif "clip_sample" in defaults and settings.flag("clip_sample", defaults["clip_sample"]):
         fields["clip"] = settings.number("clip_sample_range", 1.0, 0.0, 1e6)
-    notes += tuple(
-        f"{key} {str(facts[key])[:40]!r} is not followed"
-        for key in FOREIGN
-        if key in defaults and facts.get(key) not in (None, defaults[key])
-    )
     try:
-        scheduler = Scheduler(**fields, notes=notes)
+        scheduler = Scheduler(**fields, notes=notes + settings.notes)
         _ = scheduler.schedule  # asked for now, so that what is wrong is told with the file
     except InputError as error:
         raise InputError(f"{path}: {error}") from None

@@ -15,9 +15,10 @@ import safetensors.numpy
 from minidiff.blocks import ResBlock, SpatialAttention, SpatialTransformer
 from minidiff.errors import InputError
 from minidiff.files import read_json
+from minidiff.settings import Settings
 from minidiff.unet import UNet, UNetConfig
 from minidiff.weights.files import write_together
-from minidiff.weights.folders import Settings, weight_files
+from minidiff.weights.folders import weight_files
 from minidiff.weights.mapping import (
     CONV,
     Entry,

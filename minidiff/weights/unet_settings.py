@@ -3,13 +3,12 @@
 Names and defaults are those of diffusers' ``UNet2DModel`` and ``UNet2DConditionModel`` (0.42).
 """
 
-import json
 from pathlib import Path
 
 from minidiff.errors import InputError
 from minidiff.files import read_json
+from minidiff.settings import LIBRARY_NOTES, Settings, Table, names, same
 from minidiff.unet import UNetConfig
-from minidiff.weights.folders import Settings
 
 PLAIN, TEXT = "UNet2DModel", "UNet2DConditionModel"
 MOST_LEVELS = 12
@@ -25,49 +24,86 @@ DEFAULT_LEVELS = {  # of channels, and which have attention
     PLAIN: ([224, 448, 672, 896], (False, True, True, True)),
     TEXT: ([320, 640, 1280, 1280], (True, True, True, False)),
 }
-# Settings with which diffusers builds what our U-Net has no part for: the values that do not, the
-# default first.
-_BOTH = {
-    "act_fn": ("silu",),
+_READ = {
+    "_class_name": "",
+    "attention_head_dim": 8,
+    "block_out_channels": None,
+    "down_block_types": None,
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 3,
+    "layers_per_block": 2,
+    "norm_eps": 1e-5,
+    "norm_num_groups": 32,
+    "out_channels": 3,
+    "sample_size": None,
+    "time_embedding_dim": None,
+    "up_block_types": None,
+}
+# Settings with which diffusers builds what our U-Net has no part for, but for these values.
+_FIXED = {
+    "act_fn": ("silu", "swish"),  # two names for one function
     "center_input_sample": (False,),
     "mid_block_scale_factor": (1,),
     "num_class_embeds": (None,),
     "resnet_time_scale_shift": ("default",),
     "time_embedding_type": ("positional",),
 }
-FIXED = {
-    PLAIN: {
-        **_BOTH,
-        "add_attention": (True,),
-        "class_embed_type": (None,),
-        "downsample_type": ("conv",),
-        "mid_block_type": ("UNetMidBlock2D",),
-        "upsample_type": ("conv",),
-    },
-    TEXT: {
-        **_BOTH,
-        "addition_embed_type": (None,),
-        "attention_type": ("default",),
-        "class_embed_type": (None, "simple_projection"),
-        "class_embeddings_concat": (False,),
-        "conv_in_kernel": (3,),
-        "conv_out_kernel": (3,),
-        "cross_attention_norm": (None,),
-        "dual_cross_attention": (False,),
-        "encoder_hid_dim": (None,),
-        "encoder_hid_dim_type": (None,),
-        "mid_block_only_cross_attention": (None, False),
-        "mid_block_type": ("UNetMidBlock2DCrossAttn",),
-        "num_attention_heads": (None,),
-        "only_cross_attention": (False,),
-        "resnet_out_scale_factor": (1,),
-        "resnet_skip_time_act": (False,),
-        "reverse_transformer_layers_per_block": (None,),
-        "time_cond_proj_dim": (None,),
-        "time_embedding_act_fn": (None,),
-        "timestep_post_act": (None,),
-        "transformer_layers_per_block": (1,),
-    },
+# Of training; of how the same numbers are computed; and what an average of weights notes of itself.
+_IDLE = {"dropout", "num_train_timesteps", "upcast_attention"} | LIBRARY_NOTES
+_IDLE |= names("decay inv_gamma min_decay optimization_step power update_after_step")
+_IDLE |= {"use_ema_warmup"}
+TABLES = {
+    PLAIN: Table(
+        PLAIN,
+        read=_READ | {"attn_norm_num_groups": None},
+        fixed=_FIXED
+        | {
+            "add_attention": (True,),
+            "class_embed_type": (None,),
+            "downsample_type": ("conv",),
+            "mid_block_type": ("UNetMidBlock2D",),
+            "upsample_type": ("conv",),
+        },
+        idle=_IDLE,
+    ),
+    TEXT: Table(
+        TEXT,
+        read=_READ
+        | {
+            "cross_attention_dim": 1280,
+            "in_channels": 4,
+            "out_channels": 4,
+            "projection_class_embeddings_input_dim": 0,
+            "use_linear_projection": False,
+        },
+        fixed=_FIXED
+        | {
+            "addition_embed_type": (None,),
+            "attention_type": ("default",),
+            "class_embed_type": (None, "simple_projection"),
+            "class_embeddings_concat": (False,),
+            "conv_in_kernel": (3,),
+            "conv_out_kernel": (3,),
+            "cross_attention_norm": (None,),
+            "dual_cross_attention": (False,),
+            "encoder_hid_dim": (None,),
+            "encoder_hid_dim_type": (None,),
+            "mid_block_only_cross_attention": (None, False),
+            "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+            "num_attention_heads": (None,),
+            "only_cross_attention": (False,),
+            "resnet_out_scale_factor": (1,),
+            "resnet_skip_time_act": (False,),
+            "reverse_transformer_layers_per_block": (None,),
+            "time_cond_proj_dim": (None,),
+            "time_embedding_act_fn": (None,),
+            "timestep_post_act": (None,),
+            "transformer_layers_per_block": (1,),
+        },
+        idle=_IDLE | {"addition_embed_type_num_heads", "addition_time_embed_dim"},
+    ),
 }
 # Given once, or once for each level.
 PER_LEVEL = (
@@ -87,40 +123,30 @@ def read_config(folder: Path) -> tuple[UNetConfig, bool]:
     settings = Settings(read_json(path), str(path))
     name = settings.choice("_class_name", "", KINDS)
     channels = _channels(settings, DEFAULT_LEVELS[name][0])
-    if name == TEXT:
-        settings = Settings(_once(settings.facts, len(channels)), str(path))
-    for key, allowed in FIXED[name].items():
-        value = settings.facts.get(key, allowed[0])
-        if not any(_same(value, x) for x in allowed):
-            raise settings.wrong(key, value, " or ".join(map(json.dumps, allowed)))
-
+    facts = _once(settings.facts, len(channels)) if name == TEXT else settings.facts
+    settings = Settings(facts, str(path), TABLES[name])
     attention = _attention(settings, name, len(channels))
     text = _text(settings) if name == TEXT else {}
     config = UNetConfig(
-        image_channels=_equal(settings, "out_channels", "in_channels", 4 if text else 3),
+        image_channels=_equal(settings, "out_channels", "in_channels"),
         channels=channels,
-        blocks=settings.whole("layers_per_block", 2, high=MOST_BLOCKS),
+        blocks=settings.whole("layers_per_block", high=MOST_BLOCKS),
         attention=attention,
-        groups=settings.whole("norm_num_groups", 32),
-        eps=settings.number("norm_eps", 1e-5, 0.0, 1.0),
-        zeros=None if settings.whole("downsample_padding", 1, 0, 1) else (0, 1),
-        cos_first=settings.flag("flip_sin_to_cos", True),
-        last=settings.whole("freq_shift", 0, 0, channels[0] // 2 - 1),
+        groups=settings.whole("norm_num_groups"),
+        eps=settings.number("norm_eps"),
+        zeros=None if settings.whole("downsample_padding", low=0, high=1) else (0, 1),
+        cos_first=settings.flag("flip_sin_to_cos"),
+        last=settings.whole("freq_shift", low=0, high=channels[0] // 2 - 1),
         **_heads(settings, name, {i: channels[i] for i in (*attention, len(channels) - 1)}),
         **text,
     )
-    width = settings.facts.get("time_embedding_dim")
+    width = settings.get("time_embedding_dim")
     if width not in (None, 4 * channels[0]):
         raise settings.wrong("time_embedding_dim", width, f"{4 * channels[0]} or null")
-    groups = settings.facts.get("attn_norm_num_groups")
-    if name == PLAIN and groups not in (None, config.groups):
+    groups = settings.get("attn_norm_num_groups") if name == PLAIN else None
+    if groups not in (None, config.groups):
         raise settings.wrong("attn_norm_num_groups", groups, f"{config.groups} or null")
-    return config, name == TEXT and settings.flag("use_linear_projection", False)
-
-
-def _same(a: object, b: object) -> bool:
-    """Equal, where true is not 1."""
-    return a == b and isinstance(a, bool) == isinstance(b, bool)
+    return config, name == TEXT and settings.flag("use_linear_projection")
 
 
 def _once(facts: dict, levels: int) -> dict:
@@ -129,14 +155,14 @@ def _once(facts: dict, levels: int) -> dict:
     return facts | {
         key: values[0]
         for key, values in lists.items()
-        if len(values) == levels and all(_same(value, values[0]) for value in values)
+        if len(values) == levels and all(same(value, values[0]) for value in values)
     }
 
 
-def _equal(settings: Settings, key: str, other: str, default: int) -> int:
-    value = settings.whole(other, default, high=MOST_CHANNELS)
-    if settings.whole(key, default, high=MOST_CHANNELS) != value:
-        raise settings.wrong(key, settings.facts.get(key, default), f"{other}, {value}")
+def _equal(settings: Settings, key: str, other: str) -> int:
+    value = settings.whole(other, high=MOST_CHANNELS)
+    if settings.whole(key, high=MOST_CHANNELS) != value:
+        raise settings.wrong(key, settings.get(key), f"{other}, {value}")
     return value
 
 
@@ -174,10 +200,10 @@ def _attention(settings: Settings, name: str, levels: int) -> tuple[int, ...]:
 def _text(settings: Settings) -> dict:
     """Through what the network sees a text."""
     key = "projection_class_embeddings_input_dim"
-    projected = settings.facts.get("class_embed_type") is not None
+    projected = settings.get("class_embed_type") is not None
     return {
-        "context": settings.whole("cross_attention_dim", 1280),
-        "pooled": settings.whole(key, 0) if projected else None,
+        "context": settings.whole("cross_attention_dim"),
+        "pooled": settings.whole(key) if projected else None,
     }
 
 
@@ -188,14 +214,14 @@ def _heads(settings: Settings, name: str, channels: dict[int, int]) -> dict:
     UNet2DConditionModel.
     """
     key = "attention_head_dim"
-    value = settings.facts.get(key, 8)
+    value = settings.get(key)
     if name == PLAIN:
         if value is None:
             return {"heads": 1}
-        if any(n % settings.whole(key, 8) for n in channels.values()):
+        if any(n % settings.whole(key) for n in channels.values()):
             raise settings.wrong(key, value, "a divisor of the channels where there is attention")
         return {"head_width": value}
-    heads = value if isinstance(value, list) else [settings.whole(key, 8)] * (max(channels) + 1)
+    heads = value if isinstance(value, list) else [settings.whole(key)] * (max(channels) + 1)
     if len(heads) != max(channels) + 1 or any(type(n) is not int or n < 1 for n in heads):
         raise settings.wrong(key, value, "a number of heads, or one for each level")
     if any(n % heads[i] for i, n in channels.items()):
