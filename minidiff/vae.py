@@ -26,6 +26,7 @@ class VAEConfig(AutoencoderConfig):
 
     quant: bool = True
     log_variance: float = 0.0  # that an untrained encoder says: -5 begins as nearly no noise
+    scale: float = 1.0  # what z is multiplied by where it is diffused: 1 / its standard deviation
 
 
 @struct.dataclass

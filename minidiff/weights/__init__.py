@@ -21,6 +21,7 @@ _LAZY = dict.fromkeys(("load_clip", "read_clip", "save_clip"), "clip")
 _LAZY |= dict.fromkeys(("load_tokenizer", "tokenizer_place"), "clip")
 _LAZY |= dict.fromkeys(("load_unet", "save_unet"), "unet")
 _LAZY |= dict.fromkeys(("read_components",), "pipeline")
+_LAZY |= dict.fromkeys(("load_vae", "save_vae"), "vae")
 _LAZY |= dict.fromkeys(("read_scheduler", "write_scheduler"), "scheduler")
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "load_metadata",
     "load_tokenizer",
     "load_unet",
+    "load_vae",
     "read_clip",
     "read_components",
     "read_scheduler",
@@ -40,6 +42,7 @@ __all__ = [
     "save",
     "save_clip",
     "save_unet",
+    "save_vae",
     "tokenizer_place",
     "unflatten",
     "write_atomically",
