@@ -16,11 +16,11 @@ TRANSFORMER_EPS = 1e-6  # of the GroupNorm before a transformer, as in Stable Di
 
 @struct.dataclass
 class ResBlock:
-    """Two normalised convolutions around a shortcut; the time embedding is added between them."""
+    """Two normalised convolutions around a shortcut; the time embedding, if any, is added between."""
 
     norm1: GroupNorm
     conv1: Conv
-    time: Linear
+    time: Linear | None
     norm2: GroupNorm
     conv2: Conv
     shortcut: Conv | None
@@ -31,25 +31,29 @@ class ResBlock:
         key: Key[Array, ""],
         inputs: int,
         outputs: int,
-        time_width: int,
+        time_width: int | None,
         groups: int,
         eps: float = 1e-5,
     ) -> "ResBlock":
+        """``time_width`` None: a block that is told no time, as those of an autoencoder."""
         k1, kt, k2, ks = jax.random.split(key, 4)
         return cls(
             norm1=GroupNorm.init(inputs, groups, eps),
             conv1=Conv.init(k1, inputs, outputs),
-            time=Linear.init(kt, time_width, outputs),
+            time=None if time_width is None else Linear.init(kt, time_width, outputs),
             norm2=GroupNorm.init(outputs, groups, eps),
             conv2=Conv.init(k2, outputs, outputs, scale=SMALL),
             shortcut=None if inputs == outputs else Conv.init(ks, inputs, outputs, kernel=1),
         )
 
     def __call__(
-        self, x: Float[Array, "batch height width inputs"], time: Float[Array, "batch time"]
+        self,
+        x: Float[Array, "batch height width inputs"],
+        time: Float[Array, "batch time"] | None = None,
     ) -> Float[Array, "batch height width outputs"]:
         h = self.conv1(self.norm1.silu(x))
-        h = add_bias(h, self.time(jax.nn.silu(time)))
+        if self.time is not None:
+            h = add_bias(h, self.time(jax.nn.silu(time)))
         h = self.conv2(self.norm2.silu(h))
         return h + (x if self.shortcut is None else self.shortcut(x))
 
@@ -132,6 +136,41 @@ class SpatialTransformer:
     ) -> Float[Array, "batch height width channels"]:
         tokens = self.block(self.enter(_positions(self.norm(x))), context)
         return x + self.leave(tokens).reshape(x.shape)
+
+
+@struct.dataclass
+class Level:
+    """The blocks of one resolution, and the convolution that leads to the next one."""
+
+    blocks: tuple[ResBlock, ...]
+    attention: tuple[SpatialAttention | SpatialTransformer, ...]  # after each block, or empty
+    resample: Conv | None  # stride 2 on the way down, after doubling on the way up
+
+    @classmethod
+    def init(cls, key, inputs, outputs, *, attend, stride, config):
+        """One ResBlock for each entry of ``inputs``; ``stride`` None leaves the resolution as it is.
+
+        ``config`` makes the parts, by ``res_block`` and ``attention_block``; ``config.padding`` is that of stride 2.
+        """
+        block_key, attention_key, resample_key = jax.random.split(key, 3)
+        block_keys = jax.random.split(block_key, len(inputs))
+        attention_keys = jax.random.split(attention_key, len(inputs)) if attend else ()
+        resample = None
+        if stride is not None:
+            padding = config.padding if stride == 2 else None
+            resample = Conv.init(resample_key, outputs, outputs, stride=stride, padding=padding)
+        return cls(
+            blocks=tuple(
+                config.res_block(k, n, outputs) for k, n in zip(block_keys, inputs, strict=True)
+            ),
+            attention=tuple(config.attention_block(k, outputs) for k in attention_keys),
+            resample=resample,
+        )
+
+    def apply_block(self, i: int, x: jax.Array, time: object = None, states: object = None):
+        """Block i, then its attention if this level has any."""
+        x = self.blocks[i](x, time)
+        return self.attention[i](x, states) if self.attention else x
 
 
 def _positions(x: jax.Array) -> jax.Array:

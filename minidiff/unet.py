@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
-from minidiff.blocks import ResBlock, SpatialAttention, SpatialTransformer
+from minidiff.blocks import Level, ResBlock, SpatialAttention, SpatialTransformer
 from minidiff.layers import Conv, GroupNorm, Linear, depth_to_space, space_to_depth, time_embedding
 
 
@@ -81,38 +81,6 @@ class Condition:
 
     states: jax.Array  # (batch, tokens, width) one vector per token
     pooled: jax.Array | None = None  # (batch, width) one for all
-
-
-@struct.dataclass
-class Level:
-    """The blocks of one resolution, and the convolution that leads to the next one."""
-
-    blocks: tuple[ResBlock, ...]
-    attention: tuple[SpatialAttention | SpatialTransformer, ...]  # after each block, or empty
-    resample: Conv | None  # stride 2 on the way down, after doubling on the way up
-
-    @classmethod
-    def init(cls, key, inputs, outputs, *, attend, stride, config):
-        """One ResBlock for each entry of ``inputs``; ``stride`` None leaves the resolution as it is."""
-        block_key, attention_key, resample_key = jax.random.split(key, 3)
-        block_keys = jax.random.split(block_key, len(inputs))
-        attention_keys = jax.random.split(attention_key, len(inputs)) if attend else ()
-        resample = None
-        if stride is not None:
-            padding = config.padding if stride == 2 else None
-            resample = Conv.init(resample_key, outputs, outputs, stride=stride, padding=padding)
-        return cls(
-            blocks=tuple(
-                config.res_block(k, n, outputs) for k, n in zip(block_keys, inputs, strict=True)
-            ),
-            attention=tuple(config.attention_block(k, outputs) for k in attention_keys),
-            resample=resample,
-        )
-
-    def apply_block(self, i: int, x: jax.Array, time: jax.Array, states: jax.Array | None):
-        """Block i, then its attention if this level has any."""
-        x = self.blocks[i](x, time)
-        return self.attention[i](x, states) if self.attention else x
 
 
 @struct.dataclass

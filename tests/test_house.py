@@ -25,7 +25,7 @@ MATHEMATICS = {
     "solvers",
     "guidance",
 }
-NETWORKS = {"vit", "text", "unet"}
+NETWORKS = {"vit", "text", "unet", "vae"}
 
 # Lowest first. A module imports only from floors below its own. Two exceptions: a package's files
 # may import each other (recipes may not), and so may the modules of MATHEMATICS. Networks and
@@ -38,6 +38,7 @@ FLOORS = [
     {"layers"},
     {"transformer"},
     {"blocks"},
+    {"autoencoder"},
     MATHEMATICS | NETWORKS,
     {"clip", "layouts", "retrieval", "editing", "likelihood"},
     {"data", "weights", "plot"},

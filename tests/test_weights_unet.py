@@ -17,9 +17,10 @@ import safetensors.numpy
 from foreign import complaint, equal
 
 from minidiff import blocks, weights
+from minidiff.blocks import Level
 from minidiff.layers import count_parameters
 from minidiff.layouts import LAYOUTS
-from minidiff.unet import Condition, Level, UNet, UNetConfig
+from minidiff.unet import Condition, UNet, UNetConfig
 from minidiff.weights import mapping
 from minidiff.weights.unet import entries, image_side
 from minidiff.weights.unet_settings import PLAIN, TEXT, read_config

@@ -16,6 +16,7 @@ from minidiff.weights.files import (
 from minidiff.weights.pipeline import read_components
 from minidiff.weights.scheduler import read_scheduler, write_scheduler
 from minidiff.weights.unet import load_unet, save_unet
+from minidiff.weights.vae import load_vae, save_vae
 
 __all__ = [
     "LISTED",
@@ -27,6 +28,7 @@ __all__ = [
     "load_metadata",
     "load_tokenizer",
     "load_unet",
+    "load_vae",
     "read_clip",
     "read_components",
     "read_scheduler",
@@ -34,6 +36,7 @@ __all__ = [
     "save",
     "save_clip",
     "save_unet",
+    "save_vae",
     "tokenizer_place",
     "unflatten",
     "write_atomically",

@@ -5,40 +5,23 @@ Names, settings and defaults are those of diffusers' ``UNet2DModel`` and ``UNet2
 
 import functools
 import json
-import re
 from pathlib import Path
 
 import jax
-import numpy as np
 import safetensors.numpy
 
-from minidiff.blocks import ResBlock, SpatialAttention, SpatialTransformer
 from minidiff.errors import InputError
 from minidiff.files import read_json
 from minidiff.settings import Settings
 from minidiff.unet import UNet, UNetConfig
 from minidiff.weights.files import write_together
 from minidiff.weights.folders import weight_files
-from minidiff.weights.mapping import (
-    CONV,
-    Entry,
-    Layout,
-    linear,
-    norm,
-    open_tensors,
-    read,
-    same_parts,
-    write,
-)
+from minidiff.weights.mapping import Entry, linear, norm, open_tensors, read, same_parts, write
+from minidiff.weights.parts import attention_block, conv, levels, present_names, res_block
 from minidiff.weights.unet_settings import read_config, settings
 
 MOST_SIDE = 2**16
 STEM = "diffusion_pytorch_model"
-# A Linear of ours as the kernel of a convolution that looks at one pixel.
-PIXEL = Layout(lambda x: np.transpose(x)[:, :, None, None], lambda x: np.transpose(x[:, :, 0, 0]))
-# Attention without text in files from before diffusers 0.15.
-OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-OLD = re.compile(rf"(\.attentions\.\d+)\.({'|'.join(OLD_NAMES)})(?=\.(weight|bias)$)")
 
 
 def load_unet(path: Path | str) -> UNet:
@@ -62,10 +45,7 @@ def load_unet(path: Path | str) -> UNet:
     except ValueError as error:  # sizes that do not fit each other
         raise InputError(f"{folder / 'config.json'}: {error}") from None
     with open_tensors(files) as tensors:
-        named = {}
-        for name, tensor in tensors.items():
-            new = OLD.sub(lambda found: f"{found[1]}.{OLD_NAMES[found[2]]}", name)
-            named[name if new in tensors else new] = tensor
+        named = present_names(tensors)
         return read(entries(template, linear_projection), template, named, path)
 
 
@@ -133,73 +113,14 @@ def entries(unet: UNet, linear_projection: bool = False) -> list[Entry]:
         *linear("time_embedding.linear_1", "time1"),
         *linear("time_embedding.linear_2", "time2"),
         *(linear("class_embedding", "pooled") if unet.pooled else []),
-        *_conv("conv_in", "conv_in"),
+        *conv("conv_in", "conv_in"),
         *norm("conv_norm_out", "norm_out"),
-        *_conv("conv_out", "conv_out"),
+        *conv("conv_out", "conv_out"),
     ]
     first, look, second = unet.middle
-    found += _res_block("mid_block.resnets.0", "middle.0", first)
-    found += _look("mid_block.attentions.0", "middle.1", look, linear_projection)
-    found += _res_block("mid_block.resnets.1", "middle.2", second)
+    found += res_block("mid_block.resnets.0", "middle.0", first)
+    found += attention_block("mid_block.attentions.0", "middle.1", look, linear_projection)
+    found += res_block("mid_block.resnets.1", "middle.2", second)
     for side in ("down", "up"):
-        for n, level in enumerate(getattr(unet, side)):
-            theirs, ours = f"{side}_blocks.{n}", f"{side}.{n}"
-            for i, block in enumerate(level.blocks):
-                found += _res_block(f"{theirs}.resnets.{i}", f"{ours}.blocks.{i}", block)
-            for i, look in enumerate(level.attention):
-                names = f"{theirs}.attentions.{i}", f"{ours}.attention.{i}"
-                found += _look(*names, look, linear_projection)
-            if level.resample:
-                found += _conv(f"{theirs}.{side}samplers.0.conv", f"{ours}.resample")
+        found += levels(side, "", getattr(unet, side), linear_projection)
     return found
-
-
-def _conv(name: str, path: str, layout: Layout = CONV) -> list[Entry]:
-    return [
-        Entry(f"{name}.weight", (f"{path}.weight",), layout),
-        Entry(f"{name}.bias", (f"{path}.bias",)),
-    ]
-
-
-def _res_block(name: str, path: str, block: ResBlock) -> list[Entry]:
-    return [
-        *norm(f"{name}.norm1", f"{path}.norm1"),
-        *_conv(f"{name}.conv1", f"{path}.conv1"),
-        *linear(f"{name}.time_emb_proj", f"{path}.time"),
-        *norm(f"{name}.norm2", f"{path}.norm2"),
-        *_conv(f"{name}.conv2", f"{path}.conv2"),
-        *(_conv(f"{name}.conv_shortcut", f"{path}.shortcut") if block.shortcut else []),
-    ]
-
-
-def _look(
-    name: str, path: str, look: SpatialAttention | SpatialTransformer, linear_projection: bool
-) -> list[Entry]:
-    if isinstance(look, SpatialAttention):
-        return [
-            *norm(f"{name}.group_norm", f"{path}.norm"),
-            *_attention(name, f"{path}.attention", bias=True),
-        ]
-    ends = linear if linear_projection else functools.partial(_conv, layout=PIXEL)
-    block, ours = f"{name}.transformer_blocks.0", f"{path}.block"
-    return [
-        *norm(f"{name}.norm", f"{path}.norm"),
-        *ends(f"{name}.proj_in", f"{path}.enter"),
-        *norm(f"{block}.norm1", f"{ours}.norm1"),
-        *_attention(f"{block}.attn1", f"{ours}.attention", bias=False),
-        *norm(f"{block}.norm2", f"{ours}.norm2"),
-        *_attention(f"{block}.attn2", f"{ours}.cross", bias=False),
-        *norm(f"{block}.norm3", f"{ours}.norm3"),
-        *linear(f"{block}.ff.net.0.proj", f"{ours}.mlp.up"),
-        *linear(f"{block}.ff.net.2", f"{ours}.mlp.down"),
-        *ends(f"{name}.proj_out", f"{path}.leave"),
-    ]
-
-
-def _attention(name: str, path: str, bias: bool) -> list[Entry]:
-    return [
-        *linear(f"{name}.to_q", f"{path}.query", bias=bias),
-        *linear(f"{name}.to_k", f"{path}.key", bias=bias),
-        *linear(f"{name}.to_v", f"{path}.value", bias=bias),
-        *linear(f"{name}.to_out.0", f"{path}.out"),
-    ]
