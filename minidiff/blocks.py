@@ -150,7 +150,8 @@ class Level:
     def init(cls, key, inputs, outputs, *, attend, stride, config):
         """One ResBlock for each entry of ``inputs``; ``stride`` None leaves the resolution as it is.
 
-        ``config`` makes the parts, by ``res_block`` and ``attention_block``; ``config.padding`` is that of stride 2.
+        ``config`` makes the parts, by ``res_block`` and ``attention_block``, and has the ``padding`` of
+        stride 2.
         """
         block_key, attention_key, resample_key = jax.random.split(key, 3)
         block_keys = jax.random.split(block_key, len(inputs))
