@@ -18,7 +18,7 @@ from minidiff import weights
 from minidiff.recipes import clip
 from minidiff.text import Tokenizer
 from minidiff.trained.diffusion import Config as DiffusionConfig
-from minidiff.training.run import open_run
+from minidiff.training.opening import open_run
 from minidiff.unet import UNet
 
 # Runs
@@ -32,6 +32,7 @@ def ddpm_run(folder):
     run = open_run(folder, "ddpm", config, image_shape=[8, 8, 1])
     unet = UNet.init(jax.random.key(0), config.unet((8, 8, 1)))
     weights.save(run.checkpoint(4), {"ema": unet})
+    run.close()
     return run
 
 
@@ -43,6 +44,7 @@ def clip_run(folder):
     tokenizer.save(run.path / "tokenizer")
     towers = config.towers((8, 8, 3), tokenizer, 8)
     weights.save(run.checkpoint(4), {"ema": clip.init(jax.random.key(0), towers, "clip")})
+    run.close()
     return run
 
 

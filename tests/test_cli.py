@@ -14,7 +14,8 @@ from minidiff.cli import PRESETS, RECIPES, main, parse
 from minidiff.commands import doctor
 from minidiff.recipes import ddpm
 from minidiff.recipes import judge as judge_recipe
-from minidiff.training.run import Run, open_run
+from minidiff.training.opening import open_run
+from minidiff.training.run import Run
 
 MODES = ("RGB", "L", "RGBA", "P", "1", "CMYK")
 

@@ -18,6 +18,8 @@ from minidiff.noising import Schedule, add_noise
 from minidiff.recipes import clip, text_to_image
 from minidiff.retrieval import search, zero_shot
 from minidiff.trained.encoder import Encoder
+from minidiff.training import lock
+from minidiff.training.lock import one_writer
 from minidiff.training.run import Run
 
 FRAMES = 10  # of a strip
@@ -35,13 +37,17 @@ SHORTER = {
 }  # fmt: skip
 
 
+@one_writer
 def run(out: str | Path, preset: str = "cpu") -> None:
     """Train CLIP and a diffusion model that it tells what to draw; leave pictures and a report."""
     folder = Run(Path(out))
     if folder.path.exists() and not folder.path.is_dir():
         raise InputError(f"--out {out} is no folder")
-    if folder.path.is_dir() and any(folder.path.iterdir()) and not (folder.path / "clip").exists():
+    there = {path.name for path in folder.path.iterdir()} if folder.path.is_dir() else set()
+    if there - {lock.NAME} and "clip" not in there:
         raise InputError(f"{out} holds something else: choose a new folder for --out")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    lock.acquire(folder.path)
     began = time.monotonic()
     seconds = {}
 

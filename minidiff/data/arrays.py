@@ -5,7 +5,8 @@ on the device and the program does not depend on their values. Nothing is kept b
 k is the same whatever was asked before, and a run is resumed by knowing its step alone.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,8 @@ class Facts:
     captions: tuple[str, ...] | None = None  # one per image
     class_names: tuple[str, ...] | None = None  # label k is called class_names[k]
     problems: tuple[str, ...] = ()  # remarks made while reading
+    content: Callable[[], str] | None = field(default=None, compare=False, repr=False)
+    """A digest of the files that it was read from, made when it is asked for."""
 
     def __hash__(self):
         return hash((self.class_names, self.problems))

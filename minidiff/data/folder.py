@@ -7,6 +7,7 @@ are then ignored. An image without a caption gets "" and a remark. Hidden files 
 """
 
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -56,11 +57,22 @@ def folder_source(path: str, *, seed: int, split: str, size: int, batch_size: in
         captions=tuple(captions[i] for i in chosen) if captions else None,
         class_names=class_names,
         problems=tuple(problems),
+        content=functools.partial(_digest, {names[i]: paths[i] for i in chosen}),
     )
     name = f"folder:{path}"
     return ArraySource.init(
         name, images[chosen], labels, seed=seed, batch_size=batch_size, facts=facts
     )
+
+
+def _digest(files: dict[str, Path]) -> str:
+    """Of the names of files, and of the bytes that lie there now."""
+    made = hashlib.sha256()
+    for name, path in files.items():
+        made.update(hashlib.sha256(os.fsencode(name)).digest())
+        with open(path, "rb") as file:
+            made.update(hashlib.file_digest(file, "sha256").digest())
+    return made.hexdigest()[:32]
 
 
 def fits_memory(count: int, shape: tuple[int, ...]) -> bool:

@@ -48,7 +48,11 @@ def prepared_source(
             labels[place] = found["label"]
         if captions is not None:
             captions += found["caption"]
-    facts = Facts(captions=tuple(captions) if captions else None, class_names=records.class_names)
+    facts = Facts(
+        captions=tuple(captions) if captions else None,
+        class_names=records.class_names,
+        content=records.digest,
+    )
     return ArraySource.init(records.name, images, labels, **settings, facts=facts)
 
 

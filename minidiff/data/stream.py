@@ -84,7 +84,7 @@ class Stream:
     @property
     def facts(self) -> Facts:
         """Names of the classes; captions are read with their records (``captions``)."""
-        return Facts(class_names=self.records.class_names)
+        return Facts(class_names=self.records.class_names, content=self.records.digest)
 
     def with_ids(self, tokenizer: Tokenizer, context: int) -> "Stream":
         """This stream, with the token ids of the captions in its batches; longer ones are cut."""

@@ -27,11 +27,14 @@ from minidiff.layers import count_parameters
 from minidiff.measure import exam, metrics
 from minidiff.text import TextConfig, Tokenizer
 from minidiff.trained.encoder import Encoder
+from minidiff.training import identity
 from minidiff.training.config import TrainConfig, setting
 from minidiff.training.devices import AXES, ONE, Devices
+from minidiff.training.lock import one_writer
 from minidiff.training.loop import train
 from minidiff.training.needs import check_training
-from minidiff.training.run import Run, open_run
+from minidiff.training.opening import open_run
+from minidiff.training.run import Run
 from minidiff.training.state import TrainState
 from minidiff.vit import ViTConfig
 
@@ -158,6 +161,7 @@ def copy(path: str | Path, target: Path, dtype: str | None = None) -> None:
     run.copy_ema(Run(target), dtype)
 
 
+@one_writer
 def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = True) -> Run:
     """Train (or go on training) in the folder ``out``; then draw and measure."""
     source = open_source(
@@ -167,11 +171,14 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
     told = tokenized(source, tokenizer, config.context)
     shape, context = source.image_shape, told.tokens.context
     clip_config = config.towers(shape, tokenizer, context)
-    check_training(lambda key: init(key, clip_config, config.loss), config, shape, devices)
+    begin = partial(init, config=clip_config, loss=config.loss)
+    check_training(begin, config, shape, devices)
     facts = {"image_shape": list(shape), "context": context}
-    folder = open_run(out, "clip", config, devices, **facts)
+    depends, kept = identity.of_source_and(source, tokenizer), identity.kept_tokenizer
+    folder = open_run(out, "clip", config, devices, depends=depends, kept=kept, **facts)
     if folder.writes:
-        tokenizer.save(folder.path / "tokenizer")
+        if not kept(folder):  # never in place of one: what was trained reads its ids
+            tokenizer.save(folder.path / "tokenizer")
         (folder.path / SCORES).mkdir(exist_ok=True)
     shown = held_out(config, source, SHOWN)
 
@@ -185,15 +192,9 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
         weights.save(folder.path / SCORES / f"{step:06d}.safetensors", {"cosine": score})
 
     state = train(
-        folder,
-        config,
-        lambda key: init(key, clip_config, config.loss),
-        loss,
-        told,
-        on_picture=on_picture,
+        folder, config, begin, loss, told, on_picture=on_picture, progress=progress,
         constrain=lambda clip: clip.replace(log_scale=contrastive.clamp_log_scale(clip.log_scale)),
-        progress=progress,
-    )
+    )  # fmt: skip
     if not folder.writes:
         return folder
     on_picture(state, config.steps)

@@ -18,10 +18,13 @@ from minidiff.layers import count_parameters
 from minidiff.measure import judge
 from minidiff.noising import noise_loss
 from minidiff.trained.diffusion import OBJECTIVES, Config, Diffusion, draw
+from minidiff.training import identity
 from minidiff.training.devices import ONE, Devices
+from minidiff.training.lock import one_writer
 from minidiff.training.loop import train
 from minidiff.training.needs import check_training
-from minidiff.training.run import Run, open_run
+from minidiff.training.opening import open_run
+from minidiff.training.run import Run
 from minidiff.training.state import Loss, TrainState
 from minidiff.unet import UNet
 
@@ -107,6 +110,7 @@ def make_loss(config: Config) -> Loss:
     return loss
 
 
+@one_writer
 def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = True) -> Run:
     """Train (or go on training) in the folder ``out``; then sample, draw and measure."""
     source = open_source(
@@ -117,7 +121,8 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
         judge.check_images(shape)  # before anything is trained, not after
     unet_config = config.unet(shape)
     check_training(lambda key: UNet.init(key, unet_config), config, shape, devices)
-    folder = open_run(out, "ddpm", config, devices, image_shape=list(shape))
+    depends = identity.of_source(source)
+    folder = open_run(out, "ddpm", config, devices, depends=depends, image_shape=list(shape))
     loss = make_loss(config)
 
     def on_picture(state: TrainState, step: int) -> None:

@@ -18,8 +18,10 @@ from minidiff.measure import metrics
 from minidiff.measure.judge import Judge, look, real_scenes
 from minidiff.training.config import TrainConfig, setting
 from minidiff.training.devices import ONE, Devices
+from minidiff.training.lock import one_writer
 from minidiff.training.loop import train
-from minidiff.training.run import Run, open_run
+from minidiff.training.opening import open_run
+from minidiff.training.run import Run
 
 TEST_SCENES = 8192
 
@@ -51,6 +53,7 @@ def loss(key: jax.Array, judge: Judge, batch: dict, noise: float = 0.0) -> jax.A
     return sum(terms)
 
 
+@one_writer
 def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = True) -> Run:
     """Train (or go on training) the judge in the folder ``out``; then measure it."""
     folder = open_run(out, "judge", config, devices)

@@ -31,11 +31,14 @@ from minidiff.text import TextTransformer
 from minidiff.trained import diffusion
 from minidiff.trained.diffusion import OBJECTIVES, Diffusion, draw, read_ids
 from minidiff.trained.encoder import Encoder
+from minidiff.training import identity
 from minidiff.training.config import setting
 from minidiff.training.devices import ONE, Devices
+from minidiff.training.lock import one_writer
 from minidiff.training.loop import train
 from minidiff.training.needs import check_training
-from minidiff.training.run import Run, open_run
+from minidiff.training.opening import open_run
+from minidiff.training.run import Run
 from minidiff.training.state import TrainState
 from minidiff.unet import Condition, UNet, UNetConfig
 
@@ -136,6 +139,7 @@ def load(path: str | Path) -> Diffusion:
     return Diffusion.of(config, run.load_ema(template), shape, encoder=encoder, scale=config.scale)
 
 
+@one_writer
 def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = True) -> Run:
     """Train (or go on training) in the folder ``out``; then sample, draw and measure."""
     source = open_source(
@@ -146,9 +150,16 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
         judge.check_images(shape)  # before anything is trained, not after
     without_text = config.unet(shape)  # what is wrong is told before anything is written
     check_training(lambda key: UNet.init(key, without_text), config, shape, devices)
-    if config.encoder and not (Path(out) / "clip" / "config.json").exists():
-        clip.load(config.encoder)
-    folder = open_run(out, "text_to_image", config, devices, image_shape=list(shape))
+    depends = identity.of_source(source)
+    named = Run.named(config.encoder) if config.encoder else None
+    # Once copied it is not needed any more; where it is still there, it must be what was copied.
+    if named and (named.path.exists() or not (Path(out) / "clip" / "config.json").exists()):
+        depends |= _identity(clip.load(config.encoder))
+    shape_of = {"image_shape": list(shape)}
+    kept = (
+        _kept if named else lambda run: {}
+    )  # one that is trained in the folder has its own record
+    folder = open_run(out, "text_to_image", config, devices, depends=depends, kept=kept, **shape_of)
     encoder = _encoder(folder, config, progress)
     told = tokenized(source, encoder.tokenizer, encoder.context)
     schedule, weight = config.noise_schedule(), config.step_weight()
@@ -183,6 +194,19 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
     if folder.writes:
         write_report(folder, config, model(state.ema), source)
     return folder
+
+
+def _kept(run: Run) -> dict[str, str]:
+    """The identity of the CLIP that was copied to this folder, if one was."""
+    path = run.path / "clip"
+    return _identity(clip.load(path)) if (path / "config.json").exists() else {}  # the copy's seal
+
+
+def _identity(encoder: Encoder) -> dict[str, str]:
+    return {
+        "encoder": identity.of_weights(encoder.clip),
+        "tokenizer": identity.of_tokenizer(encoder.tokenizer),
+    }
 
 
 def _encoder(folder: Run, config: Config, progress: bool) -> Encoder:
