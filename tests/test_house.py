@@ -23,7 +23,7 @@ NETWORKS = {"vit", "text", "unet"}
 # may import each other (recipes may not), and so may the modules of MATHEMATICS. Networks and
 # mathematics share a floor because they never meet: a sampler sees any denoiser.
 FLOORS = [
-    {"errors", "runtime"},
+    {"errors", "runtime", "keys"},
     {"files", "memory"},
     {"kernels", "tokenizer"},
     {"layers"},

@@ -13,6 +13,7 @@ from minidiff import plot
 from minidiff.data.captions import to_text
 from minidiff.data.factors import SUBJECTS
 from minidiff.errors import InputError
+from minidiff.keys import key_of_seed
 from minidiff.measure import exam, showcase
 from minidiff.noising import Schedule, add_noise
 from minidiff.recipes import clip, text_to_image
@@ -72,7 +73,7 @@ def run(out: str | Path, preset: str = "cpu") -> None:
     sheet = plot.contact_sheet(
         scenes["image"], to_text(scenes["words"]), "scenes and their captions"
     )
-    strip = noising_strip(jax.random.key(config.seed), config.noise_schedule(), scenes["image"][0])
+    strip = noising_strip(key_of_seed(config.seed), config.noise_schedule(), scenes["image"][0])
     figures = {"scenes": sheet, **pictures_of_clip(encoder, config.seed), "noising": strip}
     for name, figure in figures.items():
         plot.save(figure, folder.figures / f"{name}.png")
@@ -120,7 +121,7 @@ def pictures_of_clip(encoder: Encoder, seed: int) -> dict:
 def noising_strip(key: jax.Array, schedule: Schedule, image: np.ndarray):
     """One image at nine points on its way to noise."""
     ts = np.linspace(0, schedule.steps - 1, FRAMES - 1).astype(np.int32)
-    eps = jax.random.normal(key, (len(ts), *image.shape))
+    eps = jax.random.normal(key, (len(ts), *image.shape), jnp.float32)
     noised = add_noise(schedule, jnp.broadcast_to(image, eps.shape), jnp.asarray(ts), eps)
     strip = np.concatenate([image[None], np.asarray(noised)])
     return plot.strips([("", strip)], ["image", *(f"t = {t}" for t in ts)], "forward: add noise")

@@ -15,6 +15,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, UInt, UInt8
 
 from minidiff.errors import InputError
+from minidiff.keys import key_of_seed
 
 FEISTEL_ROUNDS = 6
 
@@ -149,7 +150,7 @@ def shuffled(
 
 def round_keys(seed: UInt[Array, ""], epoch: UInt[Array, ""]) -> UInt[Array, "6"]:
     """The random numbers that an epoch's order is made of."""
-    key = jax.random.fold_in(jax.random.key(seed), epoch)
+    key = jax.random.fold_in(key_of_seed(seed), epoch)
     return jax.random.bits(key, (FEISTEL_ROUNDS,), jnp.uint32)
 
 

@@ -26,6 +26,7 @@ from minidiff.data.factors import (
 )
 from minidiff.data.pictures import SUBJECT_COLOURS, render, render_batch
 from minidiff.errors import InputError
+from minidiff.keys import key_of_seed
 
 __all__ = [
     "ACCESSORIES",
@@ -97,7 +98,7 @@ def draw_scene(
     """
     _check_split(split)
     # One draw for everything: a scene is drawn in every training step, and this compiles quickly.
-    u = jax.random.uniform(key, (len(FACTORS) + 5 + 14,))
+    u = jax.random.uniform(key, (len(FACTORS) + 5 + 14,), jnp.float32)
     u, choice, jitter = u[: len(FACTORS)], u[len(FACTORS) : -14], 2.0 * u[-14:] - 1.0
     unseen_colour = jnp.asarray(_UNSEEN_COLOUR)
     every_colour = jnp.arange(len(COLOURS))
@@ -145,7 +146,7 @@ def draw_scene(
 
 def _example_keys(seed, split, index):
     """A key for the scene and one for its caption."""
-    stream = jax.random.fold_in(jax.random.key(seed), _STREAM + SPLITS.index(split))
+    stream = jax.random.fold_in(key_of_seed(seed), _STREAM + SPLITS.index(split))
     return jax.random.split(jax.random.fold_in(stream, index))
 
 

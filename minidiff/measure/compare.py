@@ -13,6 +13,7 @@ from minidiff import plot
 from minidiff.data.factors import FACTORS
 from minidiff.data.sources import captions_of, drawn, open_source
 from minidiff.guidance import Conditioned
+from minidiff.keys import key_of_seed
 from minidiff.likelihood import bits_per_dimension
 from minidiff.measure import judge, metrics
 from minidiff.sampling import Spacing
@@ -46,7 +47,7 @@ class Measure:
     """
 
     def __init__(self, model: Diffusion, prompts: Sequence[str], seed: int, split: str = "test"):
-        self.model, self.prompts, self.key = model, list(prompts), jax.random.key(seed)
+        self.model, self.prompts, self.key = model, list(prompts), key_of_seed(seed)
         self.judge = judge.load_judge()
         side, count = model.image_shape[0], len(self.prompts)
         real = judge.real_scenes(seed, split, side, 2 * count)["image"]
@@ -89,7 +90,7 @@ def bits(model: Diffusion, seed: int, count: int = 32, probes: int = 4) -> dict[
         network = OBJECTIVES[model.objective](model.unet, model.schedule)
         denoisers["told"] = Conditioned(network, told)
     measure = jax.jit(partial(bits_per_dimension, probes=probes))
-    key = jax.random.key(seed)
+    key = key_of_seed(seed)
     return {
         name: float(measure(key, denoiser, model.schedule, images).mean())
         for name, denoiser in denoisers.items()

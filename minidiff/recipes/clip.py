@@ -23,6 +23,7 @@ from minidiff.clip import CLIP, CLIPConfig
 from minidiff.data.sources import Source, captions_of, drawn, open_source
 from minidiff.data.tokens import some_captions, tokenized
 from minidiff.errors import InputError, naming
+from minidiff.keys import key_of_seed
 from minidiff.layers import count_parameters
 from minidiff.measure import exam, metrics
 from minidiff.text import TextConfig, Tokenizer
@@ -149,7 +150,7 @@ def load(path: str | Path) -> Encoder:
     tokenizer = Tokenizer.load(run.path / "tokenizer")
     with naming(run.path / "config.json"):
         towers = config.towers(shape, tokenizer, context)
-    template = jax.eval_shape(lambda key: init(key, towers, config.loss), jax.random.key(0))
+    template = jax.eval_shape(lambda key: init(key, towers, config.loss), key_of_seed(0))
     return Encoder(run.load_ema(template), tokenizer)
 
 
@@ -187,8 +188,7 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
         return value, {"temperature": jnp.exp(-clip.log_scale)}
 
     def on_picture(state: TrainState, step: int) -> None:
-        encoder = Encoder(state.ema, tokenizer)
-        score = similarity(encoder, *shown)
+        score = similarity(Encoder(state.ema, tokenizer), *shown)
         weights.save(folder.path / SCORES / f"{step:06d}.safetensors", {"cosine": score})
 
     state = train(

@@ -14,6 +14,7 @@ import jax
 from minidiff import plot
 from minidiff.data.sources import Source, open_source
 from minidiff.errors import naming
+from minidiff.keys import key_of_seed
 from minidiff.layers import count_parameters
 from minidiff.measure import judge
 from minidiff.noising import noise_loss
@@ -95,7 +96,7 @@ def load(path: str | Path) -> Diffusion:
     config, shape = run.read_settings("ddpm", Config, "image_shape")
     with naming(run.path / "config.json"):
         unet = config.unet(shape)
-    template = jax.eval_shape(lambda key: UNet.init(key, unet), jax.random.key(0))
+    template = jax.eval_shape(lambda key: UNet.init(key, unet), key_of_seed(0))
     return Diffusion.of(config, run.load_ema(template), shape)
 
 
@@ -128,7 +129,7 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
     def on_picture(state: TrainState, step: int) -> None:
         grids = []
         for name, unet in (("weights", state.model), ("averaged weights", state.ema)):
-            key = jax.random.fold_in(jax.random.key(config.seed), GRID_STREAM)
+            key = jax.random.fold_in(key_of_seed(config.seed), GRID_STREAM)
             grids.append((name, draw(key, Diffusion.of(config, unet, shape), GRID)))
         figure = plot.side_by_side(grids, f"samples after {step} steps")
         plot.save(figure, folder.figures / f"samples_{step:06d}.png")
@@ -151,7 +152,7 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
 
 def write_report(folder: Run, config: Config, model: Diffusion, source: Source) -> None:
     """Samples, loss curve and, for scenes, the judge's numbers beside those of real scenes."""
-    key = jax.random.fold_in(jax.random.key(config.seed), SAMPLE_STREAM)
+    key = jax.random.fold_in(key_of_seed(config.seed), SAMPLE_STREAM)
     made = draw(key, model, config.report_count)
     plot.enlarge(plot.tile(made[:64])).save(folder.figures / "samples.png")
     lines = folder.measured()

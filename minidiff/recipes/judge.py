@@ -45,7 +45,7 @@ MINUTES = {"cpu": 0.8}
 
 def loss(key: jax.Array, judge: Judge, batch: dict, noise: float = 0.0) -> jax.Array:
     """Cross-entropy, summed over the factors; a little noise keeps it from reading single pixels."""
-    images = batch["image"] + noise * jax.random.normal(key, batch["image"].shape)
+    images = batch["image"] + noise * jax.random.normal(key, batch["image"].shape, jnp.float32)
     terms = [
         optax.softmax_cross_entropy_with_integer_labels(logits, batch["factors"][:, i]).mean()
         for i, logits in enumerate(judge(images).values())

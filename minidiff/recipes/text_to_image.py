@@ -22,6 +22,7 @@ from minidiff.data.sources import Source, open_source
 from minidiff.data.tokens import Tokenized, tokenized
 from minidiff.errors import InputError, naming
 from minidiff.guidance import Conditioned
+from minidiff.keys import key_of_seed
 from minidiff.layers import count_parameters
 from minidiff.measure import compare, judge, showcase
 from minidiff.measure.compare import captions
@@ -114,7 +115,7 @@ class Told:
 
 def hide(key: jax.Array, condition: Condition, null: Condition, share: float) -> Condition:
     """A condition in which a share of the rows says nothing."""
-    hidden = jax.random.bernoulli(key, share, condition.states.shape[:1])
+    hidden = jax.random.bernoulli(key, jnp.float32(share), condition.states.shape[:1])
 
     def choose(told, untold):
         return jnp.where(hidden.reshape(-1, *(1,) * (told.ndim - 1)), untold, told)
@@ -135,7 +136,7 @@ def load(path: str | Path) -> Diffusion:
     encoder = clip.load(run.path / "clip")
     with naming(run.path / "config.json"):
         unet = unet_config(config, shape, encoder)
-    template = jax.eval_shape(lambda key: UNet.init(key, unet), jax.random.key(0))
+    template = jax.eval_shape(lambda key: UNet.init(key, unet), key_of_seed(0))
     return Diffusion.of(config, run.load_ema(template), shape, encoder=encoder, scale=config.scale)
 
 
@@ -155,11 +156,10 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
     # Once copied it is not needed any more; where it is still there, it must be what was copied.
     if named and (named.path.exists() or not (Path(out) / "clip" / "config.json").exists()):
         depends |= _identity(clip.load(config.encoder))
-    shape_of = {"image_shape": list(shape)}
-    kept = (
-        _kept if named else lambda run: {}
-    )  # one that is trained in the folder has its own record
-    folder = open_run(out, "text_to_image", config, devices, depends=depends, kept=kept, **shape_of)
+    facts = {"depends": depends, "image_shape": list(shape)}
+    if named:  # one that is trained in the folder has a record of its own
+        facts["kept"] = _kept
+    folder = open_run(out, "text_to_image", config, devices, **facts)
     encoder = _encoder(folder, config, progress)
     told = tokenized(source, encoder.tokenizer, encoder.context)
     schedule, weight = config.noise_schedule(), config.step_weight()
@@ -176,7 +176,7 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
     prompts = captions(config.data, config.seed, "test", shape[0], SHOWN)
 
     def on_picture(state: TrainState, step: int) -> None:
-        made = draw(jax.random.key(config.seed), model(state.ema), SHOWN, prompts=prompts)
+        made = draw(key_of_seed(config.seed), model(state.ema), SHOWN, prompts=prompts)
         figure = plot.contact_sheet(made, prompts, f"after {step} steps")
         plot.save(figure, folder.figures / f"prompts_{step:06d}.png")
 
@@ -257,12 +257,12 @@ def write_report(folder: Run, config: Config, model: Diffusion, source: Source) 
                 fewer, config.compare_steps
             )
         if config.showcase:
-            key = jax.random.fold_in(jax.random.key(config.seed), SHOWCASE_STREAM)
+            key = jax.random.fold_in(key_of_seed(config.seed), SHOWCASE_STREAM)
             scenes = judge.real_scenes(config.seed, "test", side, 8)
             figures |= showcase.pictures(key, model, scenes)
     else:
         prompts = {"test": captions(config.data, config.seed, "test", side, SHOWN)}
-        key = jax.random.fold_in(jax.random.key(config.seed), SAMPLE_STREAM)
+        key = jax.random.fold_in(key_of_seed(config.seed), SAMPLE_STREAM)
         made = draw(key, model, SHOWN, prompts=prompts["test"])
     shown = prompts["test"][:SHOWN]
     figures["prompts"] = plot.contact_sheet(made[:SHOWN], shown, f"guidance {config.scale:g}")

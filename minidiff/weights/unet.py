@@ -15,6 +15,7 @@ import safetensors.numpy
 from minidiff.blocks import ResBlock, SpatialAttention, SpatialTransformer
 from minidiff.errors import InputError
 from minidiff.files import read_json
+from minidiff.keys import key_of_seed
 from minidiff.unet import UNet, UNetConfig
 from minidiff.weights.files import write_together
 from minidiff.weights.folders import Settings, weight_files
@@ -120,7 +121,7 @@ def _place(path: Path | str) -> Path:
 
 
 def _template(config: UNetConfig) -> UNet:
-    return jax.eval_shape(functools.partial(UNet.init, config=config), jax.random.key(0))
+    return jax.eval_shape(functools.partial(UNet.init, config=config), key_of_seed(0))
 
 
 def entries(unet: UNet, linear_projection: bool = False) -> list[Entry]:
