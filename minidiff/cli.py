@@ -6,7 +6,7 @@ import importlib
 import sys
 import warnings
 
-from minidiff.errors import InputError, one_line, tell
+from minidiff.errors import one_line, tell
 
 RECIPES = ("clip", "ddpm", "text_to_image", "judge")
 LAYOUTS = ("compact", "ddpm-cifar10", "stable-diffusion-1")
@@ -267,6 +267,6 @@ def main(arguments: list[str] | None = None) -> int:
             # Letters that matplotlib's font has not: boxes stand there.
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
             importlib.import_module("minidiff.commands").VERBS[args.verb](args)
-    except (InputError, OSError, MemoryError, RuntimeError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
         return tell(error)
     return 0

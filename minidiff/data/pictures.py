@@ -109,7 +109,7 @@ def render(scene: Scene, size: int = 16) -> Float[Array, "{size} {size} 3"]:
     """
     if size < LEAST_SIZE:
         raise InputError(f"a scene cannot be drawn at size {size}: at least {LEAST_SIZE} pixels")
-    pixels = (jnp.arange(size) + 0.5) * (2.0 / size) - 1.0
+    pixels = (jnp.arange(size, dtype=jnp.float32) + 0.5) * (2.0 / size) - 1.0
     x, y = jnp.meshgrid(pixels, -pixels)
     canvas = _background(scene, x, y, size / 2)
 
@@ -126,7 +126,7 @@ def render(scene: Scene, size: int = 16) -> Float[Array, "{size} {size} 3"]:
     def paint(canvas, colour, distance):
         return _paint(canvas, colour, distance, pixels_per_unit)
 
-    ink = jnp.array(INK)[None, None]
+    ink = jnp.array(INK, jnp.float32)[None, None]
     silhouette, light, dark = shapes.subject_layers(subject, u, v)
     stripes = jnp.maximum(_stripes(v), silhouette)
     canvas = paint(canvas, ink, silhouette - CONTOUR)

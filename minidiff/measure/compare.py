@@ -7,7 +7,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 from minidiff import plot
 from minidiff.data.factors import FACTORS
@@ -16,6 +15,7 @@ from minidiff.guidance import Conditioned
 from minidiff.keys import key_of_seed
 from minidiff.likelihood import bits_per_dimension
 from minidiff.measure import judge, metrics
+from minidiff.plot.canvas import Figure
 from minidiff.sampling import Spacing
 from minidiff.trained.diffusion import OBJECTIVES, Diffusion, draw
 
