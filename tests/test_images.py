@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from minidiff.data import folder, images
+from minidiff.data import folder, images, metadata
 from minidiff.data.describe import describe
 from minidiff.data.images import check_header, read_image
 from minidiff.data.sources import captions_of, open_source
@@ -353,7 +353,7 @@ def test_bad_metadata_names_the_line(tmp_path, name, content, reason):
 
 def test_two_metadata_files_are_one_too_many(tmp_path):
     fill(tmp_path, 1)
-    for name in folder.METADATA:
+    for name in metadata.NAMES:
         (tmp_path / name).write_text("")
     assert "keep one" in refusal(tmp_path)
 
