@@ -9,18 +9,19 @@ is given to us is made one of these where numbers are drawn for each of many.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key
+import numpy as np
+from jaxtyping import Array, Integer, Key
 
 IMPLEMENTATION = "threefry2x32"  # Salmon et al. 2011; JAX's own default
 
 
-def key_of_seed(seed: int | Int[Array, ""]) -> Key[Array, ""]:
+def key_of_seed(seed: int | np.integer | Integer[Array, ""]) -> Key[Array, ""]:
     """The key of a seed from 0 to 2**32 - 1. Traceable."""
     return jax.random.key(seed, impl=IMPLEMENTATION)
 
 
 def sample_key(
-    key: Key[Array, ""], i: int | Int[Array, ""], k: int | Int[Array, ""]
+    key: Key[Array, ""], i: int | Integer[Array, ""], k: int | Integer[Array, ""]
 ) -> Key[Array, ""]:
     """The key of draw k of sample i, fold_in(fold_in(key, i), k), alone or under ``jax.vmap``.
 

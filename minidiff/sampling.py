@@ -228,7 +228,7 @@ def ddpm_sample(
         ts = timesteps(schedule.steps, steps, spacing)
         visited = respace(schedule, ts)
     # Which step of the visited schedule starts at t.
-    place = jnp.zeros(schedule.steps, jnp.int32).at[ts].set(np.arange(len(ts))[::-1])
+    place = jnp.asarray(np.searchsorted(ts[::-1], np.arange(schedule.steps)), jnp.int32)
 
     def step(xt, t, t_next, eps, noise):
         del t_next  # the place before this one

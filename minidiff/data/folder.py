@@ -17,7 +17,14 @@ import numpy as np
 
 from minidiff.data import metadata
 from minidiff.data.arrays import ArraySource, Facts
-from minidiff.data.images import SUFFIXES, complain, drop_colour_if_grey, read_images
+from minidiff.data.images import (
+    CONVERT,
+    SUFFIXES,
+    UNREAD,
+    complain,
+    drop_colour_if_grey,
+    read_images,
+)
 from minidiff.errors import InputError
 
 MAX_BYTES = 2 * 2**30  # of decoded uint8 pixels
@@ -112,7 +119,10 @@ def list_files(root: Path) -> tuple[list[Path], list[Path]]:
             if path.is_file():  # neither a pipe nor a broken link
                 (images if path.suffix.lower() in SUFFIXES else others).append(path)
     if not images:
-        raise InputError(f"no images in {root} (looked for {', '.join(SUFFIXES)}, at any depth)")
+        unread = sorted({path.suffix.lower() for path in others} & set(UNREAD))
+        hint = f"; there are {', '.join(unread)}: {CONVERT}" if unread else ""
+        wanted = f"looked for {', '.join(SUFFIXES)}, at any depth"
+        raise InputError(f"no images in {root} ({wanted}{hint})")
     return images, others
 
 
@@ -134,6 +144,11 @@ def _read_captions(
         metadata.read_captions(root, tables, names) if tables else _read_beside(root, names, beside)
     )
     ignored = [path for path in others if path not in set(used)]
+    unread = [path for path in ignored if path.suffix.lower() in UNREAD]
+    ignored = [path for path in ignored if path not in unread]
+    if unread:
+        kinds = ", ".join(sorted({path.suffix.lower() for path in unread}))
+        problems.append(f"{len(unread)} picture(s) ignored: {kinds} is not read; {CONVERT}")
     if ignored:
         kinds = sorted({path.suffix.lower() or path.name for path in ignored})
         hint = " (captions are read from .txt)" if ".caption" in kinds and not tables else ""

@@ -158,7 +158,7 @@ def _row(cells: list[str], header: list[str]) -> tuple[str, str] | str:
     if len(cells) > len(header):
         return f"{len(cells)} cells where the header names {len(header)}: {QUOTES}"
     if len(cells) <= max(places):
-        return "wants file_name and text, and has too few cells"
+        return f"wants file_name and text, both strings; it has {len(cells)} cell(s)"
     return tuple(cells[place] for place in places)
 
 
