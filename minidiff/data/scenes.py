@@ -103,7 +103,7 @@ def draw_scene(
     unseen_colour = jnp.asarray(_UNSEEN_COLOUR)
     every_colour = jnp.arange(len(COLOURS))
 
-    values = jnp.floor(u * _COUNTS).astype(jnp.int32)
+    values = jnp.floor(u * _COUNTS.astype(np.float32)).astype(jnp.int32)
     forbidden = unseen_colour[values[_SUBJECT]]
     allowed = (every_colour == forbidden) if split == "unseen" else (every_colour != forbidden)
     values = values.at[_COLOUR].set(_choose(u[_COLOUR], allowed))
