@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from minidiff.errors import InputError
-from minidiff.files import check_output
+from minidiff.files import check_output, check_output_folder
 
 SHOWN_SIDE = 128  # pixels of an image in a picture
 
@@ -46,8 +46,7 @@ def _sample(args: argparse.Namespace) -> None:
 
 def _compare(args: argparse.Namespace) -> None:
     out = Path(args.out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is no folder")
+    check_output_folder("--out", out)
     from minidiff import plot
     from minidiff.commands import sample
     from minidiff.measure import compare

@@ -13,6 +13,7 @@ from minidiff import plot
 from minidiff.data.captions import to_text
 from minidiff.data.factors import SUBJECTS
 from minidiff.errors import InputError
+from minidiff.files import check_output_folder
 from minidiff.keys import key_of_seed
 from minidiff.measure import exam, showcase
 from minidiff.noising import Schedule, add_noise
@@ -42,13 +43,13 @@ SHORTER = {
 def run(out: str | Path, preset: str = "cpu") -> None:
     """Train CLIP and a diffusion model that it tells what to draw; leave pictures and a report."""
     folder = Run(Path(out))
-    if folder.path.exists() and not folder.path.is_dir():
-        raise InputError(f"--out {out} is no folder")
+    check_output_folder("--out", folder.path)
     there = {path.name for path in folder.path.iterdir()} if folder.path.is_dir() else set()
     if there - {lock.NAME} and "clip" not in there:
         raise InputError(f"{out} holds something else: choose a new folder for --out")
     folder.path.mkdir(parents=True, exist_ok=True)
     lock.acquire(folder.path)
+    folder.figures.mkdir(exist_ok=True)
     began = time.monotonic()
     seconds = {}
 
@@ -67,7 +68,6 @@ def run(out: str | Path, preset: str = "cpu") -> None:
     )
     drawn = text_to_image.run(str(folder.path / "text_to_image"), config)
     say("3/3  drawing", "text_to_image")
-    folder.figures.mkdir(exist_ok=True)
     encoder = clip.load(clip_run.path)
     scenes = exam.draw(encoder, config.seed, "train", 16)
     sheet = plot.contact_sheet(

@@ -74,8 +74,8 @@ def _check_split(split: str) -> None:
 
 def _choose(u, allowed):
     """The index of an allowed value, each equally likely when u is uniform in [0, 1)."""
-    rank = jnp.floor(u * jnp.sum(allowed))
-    return jnp.argmax(jnp.cumsum(allowed) > rank).astype(jnp.int32)
+    rank = jnp.floor(u * jnp.sum(allowed, dtype=jnp.float32))
+    return jnp.argmax(jnp.cumsum(allowed, dtype=jnp.float32) > rank).astype(jnp.int32)
 
 
 def _change_one(u, values):
@@ -121,7 +121,7 @@ def draw_scene(
     colours = jnp.asarray(SUBJECT_COLOURS)
     x, radius = jnp.asarray(CENTRE_X)[position], jnp.asarray(RADIUS)[size]
     if split == "two":
-        x, radius = 0.5 * (position - 1.0), 0.44
+        x, radius = 0.5 * (position.astype(jnp.float32) - 1.0), 0.44
     return Scene(
         subject=subject,
         colour=colour,
