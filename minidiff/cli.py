@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 
 from minidiff.commands import _found
-from minidiff.errors import InputError, one_line, tell
+from minidiff.errors import one_line, tell
 
 
 class _Parser(argparse.ArgumentParser):
@@ -62,6 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # Letters that matplotlib's font has not: boxes stand there.
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
             _found.verb(args.verb).run(args)
-    except (InputError, OSError, MemoryError, RuntimeError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
         return tell(error)
     return 0

@@ -1,12 +1,15 @@
 """The one exception that means "what you asked for cannot be done", and how a command tells of it."""
 
 import contextlib
+import os
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Iterator
 
 MOST_CHARACTERS = 1000  # of a line
+PLATFORM = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")  # what a user asks JAX for
 NO_MEMORY = "the memory is used up: make the batch, the images or the network smaller"
 
 
@@ -39,8 +42,9 @@ def naming(source: object) -> Iterator[None]:
 def tell(error: BaseException) -> int:
     """Say in one line on standard error what ended a command; its exit status.
 
-    That is 2 for bad input and for what the machine has no room for, and 128 and the signal's number
-    for an interruption. What nobody foresaw is told with its traceback, and the status is 1.
+    That is 2 for bad input, for what the machine has no room for and where JAX cannot start, and 128
+    and the signal's number for an interruption. What nobody foresaw is told with its traceback, and
+    the status is 1.
     """
     if isinstance(error, InputError):
         return complain(str(error), 2)
@@ -54,8 +58,38 @@ def tell(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         said = str(error) or "stopped; the same command goes on from the last checkpoint"
         return complain(said, 128 + getattr(error, "number", signal.SIGINT))
+    if cause := no_platform(error):
+        return complain(cause, 2)
     traceback.print_exception(error)
     return 1
+
+
+def no_platform(error: BaseException) -> str:
+    """Why JAX cannot start here, if that is what raised this error, of whatever kind; else nothing.
+
+    It raises many kinds, from a value in the environment that it cannot read to an assertion without
+    a word. So it is asked to start once more: where it has started, that takes no time.
+    """
+    if isinstance(error, ValueError) and re.search("JAX flag|environment 'JAX_", str(error)):
+        return f"JAX cannot read its settings in the environment: {error}"
+    jax = sys.modules.get("jax")
+    if jax is None:
+        return ""
+    try:
+        jax.devices()
+        return ""
+    except Exception as failure:
+        reason = str(failure).partition(" (")[0] or "no such device was found"
+    asked = [f"{name}={os.environ[name]}" for name in PLATFORM if os.environ.get(name)]
+    if not asked:
+        return f"JAX cannot start here: {reason}"
+    try:
+        for name in PLATFORM:
+            jax.config.update(name.lower(), "")
+        there = f"without it {jax.default_backend()} would start"
+    except Exception:
+        there = "nor would anything else start"
+    return f"{' '.join(asked)} asks for what JAX cannot start here ({reason}); {there}"
 
 
 def complain(message: str, status: int = 1) -> int:

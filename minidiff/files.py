@@ -44,6 +44,15 @@ def check_output(option: str, path: Path) -> None:
         raise InputError(f"{option} {path} cannot be written: permission is denied")
 
 
+def check_output_folder(option: str, path: Path) -> None:
+    """InputError, naming the option, where a folder can neither be written nor made."""
+    there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise InputError(f"{option} {path} cannot be a folder: {there} is none")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{option} {path} cannot be written: permission is denied in {there}")
+
+
 def read_bytes(path: Path | str, most: int = MOST_BYTES) -> bytes:
     """A file's content. InputError if it is larger than ``most`` or no file; else OSError."""
     check_regular(path)

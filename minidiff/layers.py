@@ -123,8 +123,10 @@ class Linear:
         bias: bool = True,
     ) -> "Linear":
         """Weights normal with standard deviation scale / sqrt(inputs); bias zero, or none."""
-        weight = jax.random.normal(key, (inputs, outputs)) * (scale / math.sqrt(inputs))
-        return cls(weight=weight, bias=jnp.zeros(outputs) if bias else None)
+        weight = jax.random.normal(key, (inputs, outputs), jnp.float32) * (
+            scale / math.sqrt(inputs)
+        )
+        return cls(weight=weight, bias=jnp.zeros(outputs, jnp.float32) if bias else None)
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         # One flat matmul: on a 3-D activation XLA's CPU backend copies transposes for the gradient.
@@ -158,8 +160,9 @@ class Conv:
     ) -> "Conv":
         """Weights normal with standard deviation scale / sqrt(kernel^2 inputs); bias zero."""
         std = scale / math.sqrt(kernel * kernel * inputs)
-        weight = jax.random.normal(key, (kernel, kernel, inputs, outputs)) * std
-        return cls(weight=weight, bias=jnp.zeros(outputs), stride=stride, padding=padding)
+        weight = std * jax.random.normal(key, (kernel, kernel, inputs, outputs), jnp.float32)
+        bias = jnp.zeros(outputs, jnp.float32)
+        return cls(weight=weight, bias=bias, stride=stride, padding=padding)
 
     def __call__(
         self, x: Float[Array, "batch height width inputs"]
@@ -187,7 +190,12 @@ class GroupNorm:
         """Scale one, shift zero. ValueError unless groups divides channels."""
         if channels % groups:
             raise ValueError(f"GroupNorm: {channels} channels do not split into {groups} groups")
-        return cls(scale=jnp.ones(channels), shift=jnp.zeros(channels), groups=groups, eps=eps)
+        return cls(
+            scale=jnp.ones(channels, jnp.float32),
+            shift=jnp.zeros(channels, jnp.float32),
+            groups=groups,
+            eps=eps,
+        )
 
     def __call__(self, x: Features) -> Features:
         return group_norm(x, self.scale, self.shift, self.groups, self.eps)
@@ -208,7 +216,7 @@ class LayerNorm:
     @classmethod
     def init(cls, width: int, eps: float = 1e-5) -> "LayerNorm":
         """Scale one, shift zero."""
-        return cls(scale=jnp.ones(width), shift=jnp.zeros(width), eps=eps)
+        return cls(scale=jnp.ones(width, jnp.float32), shift=jnp.zeros(width, jnp.float32), eps=eps)
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         flat = x.reshape(-1, x.shape[-1])

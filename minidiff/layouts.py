@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from minidiff import tables
+from minidiff.keys import key_of_seed
 from minidiff.layers import count_parameters
 from minidiff.unet import Condition, UNet, UNetConfig
 
@@ -45,7 +46,7 @@ def describe(config: UNetConfig, side: int) -> list[tuple[str, tuple[int, ...], 
     add up to the whole network's.
     """
     config.check_image(side)
-    unet = jax.eval_shape(lambda key: UNet.init(key, config), jax.random.key(0))
+    unet = jax.eval_shape(lambda key: UNet.init(key, config), key_of_seed(0))
     names = []
 
     def run(unet, image, t, condition):
@@ -90,7 +91,7 @@ def count_blocks(config: UNetConfig) -> dict[str, int]:
     halving. ``output``: each ResBlock on the way up, with attention and doubling if there is any.
     ``resblocks`` and ``attention`` count these parts themselves, the middle's too.
     """
-    unet = jax.eval_shape(lambda key: UNet.init(key, config), jax.random.key(0))
+    unet = jax.eval_shape(lambda key: UNet.init(key, config), key_of_seed(0))
     down, up = (sum(len(level.blocks) for level in side) for side in (unet.down, unet.up))
     levels = (*unet.down, *unet.up)
     return {

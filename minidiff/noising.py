@@ -126,7 +126,9 @@ def logit_normal_steps(
 
 def _even_places(key, batch: int) -> jax.Array:
     """An even grid on [0, 1), shifted by one random offset."""
-    return (jnp.arange(batch) / batch + jax.random.uniform(key)) % 1.0
+    return (
+        jnp.arange(batch, dtype=jnp.float32) / batch + jax.random.uniform(key, (), jnp.float32)
+    ) % 1.0
 
 
 def noise_loss(
@@ -145,7 +147,7 @@ def noise_loss(
     """
     t_key, eps_key = jax.random.split(key)
     t = draw_steps(t_key, x0.shape[0], schedule.steps)
-    eps = jax.random.normal(eps_key, x0.shape)
+    eps = jax.random.normal(eps_key, x0.shape, jnp.float32)
     error = jnp.square(denoiser(add_noise(schedule, x0, t, eps), t).astype(jnp.float32) - eps)
     return jnp.mean(error if weight is None else at(weight, t, x0) * error)
 
@@ -159,10 +161,12 @@ def single_step_loss(
     the loss stays near 1 except at the first few t.
     """
     t_key, before_key, eps_key = jax.random.split(key, 3)
-    t = jax.random.randint(t_key, x0.shape[:1], 0, schedule.steps)
-    noised = add_noise(schedule, x0, jnp.maximum(t - 1, 0), jax.random.normal(before_key, x0.shape))
+    t = jax.random.randint(t_key, x0.shape[:1], 0, schedule.steps, jnp.int32)
+    noised = add_noise(
+        schedule, x0, jnp.maximum(t - 1, 0), jax.random.normal(before_key, x0.shape, jnp.float32)
+    )
     is_first = (t == 0).reshape(-1, *(1,) * (x0.ndim - 1))  # nothing comes before step 0 but x0
-    eps = jax.random.normal(eps_key, x0.shape)
+    eps = jax.random.normal(eps_key, x0.shape, jnp.float32)
     xt = noise_step(schedule, jnp.where(is_first, x0, noised), t, eps)
     error = denoiser(xt, t).astype(jnp.float32) - eps
     return jnp.mean(jnp.square(error))

@@ -21,6 +21,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key, Real
 
 from minidiff.compiled import compiled_sampler
+from minidiff.keys import sample_key
 from minidiff.noising import Denoiser, at, predict_x0, signal_and_noise
 from minidiff.schedules import Schedule, Spacing, Steps, respace, sigmas, timesteps
 
@@ -104,9 +105,8 @@ def sample_noise(
     k: int | Int[Array, ""],
 ) -> Float[Array, " batch *shape"]:
     """Standard normal noise number k of samples first, first + 1, ...; number 0 is the start."""
-    batch, *rest = shape
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(batch))
-    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, k), rest))(keys)
+    draw = partial(jax.random.normal, shape=shape[1:], dtype=jnp.float32)
+    return jax.vmap(lambda i: draw(sample_key(key, i, k)))(first + jnp.arange(shape[0]))
 
 
 class Here(NamedTuple):

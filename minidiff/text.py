@@ -55,8 +55,8 @@ class TextTransformer:
         token_key, position_key, blocks_key = jax.random.split(key, 3)
         width = config.width
         return cls(
-            tokens=0.02 * jax.random.normal(token_key, (config.vocabulary, width)),
-            positions=0.01 * jax.random.normal(position_key, (config.context, width)),
+            tokens=0.02 * jax.random.normal(token_key, (config.vocabulary, width), jnp.float32),
+            positions=0.01 * jax.random.normal(position_key, (config.context, width), jnp.float32),
             transformer=Transformer.of(blocks_key, config),
             norm_out=LayerNorm.init(width, config.eps),
             config=config,

@@ -16,6 +16,7 @@ from flax import struct
 from jaxtyping import Array, Float, Key
 
 from minidiff.autoencoder import AutoencoderConfig, Decoder, Encoder
+from minidiff.keys import sample_key
 from minidiff.layers import Conv
 
 LOG_VARIANCE = (-30.0, 20.0)  # where the encoder's log variance is kept, as published
@@ -46,7 +47,9 @@ class VAE:
         encoder_key, decoder_key, k1, k2 = jax.random.split(key, 4)
         latent = config.latent_channels
         encoder = Encoder.init(encoder_key, config, 2 * latent)
-        start = jnp.concatenate([jnp.zeros(latent), jnp.full(latent, config.log_variance)])
+        start = jnp.concatenate(
+            [jnp.zeros(latent, jnp.float32), jnp.full(latent, config.log_variance, jnp.float32)]
+        )
         quant = None
         if config.quant:
             quant = Conv.init(k1, 2 * latent, 2 * latent, kernel=1).replace(bias=start)
@@ -81,7 +84,7 @@ class VAE:
     def sample(
         self, key: Key[Array, ""], x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch h w latent"]:
-        """A draw of z for each image; image i's noise is drawn with fold_in(key, i)."""
+        """A draw of z for each image; image i's noise is draw 0 of ``keys.sample_key``."""
         return draw(key, *self.moments(x))
 
     def decode(
@@ -102,8 +105,10 @@ def draw(
     log_variance: Float[Array, " batch *shape"],
 ) -> Float[Array, " batch *shape"]:
     r"""mean + exp(log_variance / 2) noise: the reparametrisation, through which gradients pass."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(mean)))
-    noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:], jnp.float32))(keys)
+    shape = mean.shape[1:]
+    noise = jax.vmap(lambda i: jax.random.normal(sample_key(key, i, 0), shape, jnp.float32))(
+        jnp.arange(len(mean))
+    )
     return mean + jnp.exp(0.5 * log_variance) * noise
 
 

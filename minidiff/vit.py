@@ -66,8 +66,8 @@ class ViT:
         width, scale = config.width, config.width**-0.5
         return cls(
             patches=Linear.init(patch_key, config.patch**2 * config.channels, width, bias=False),
-            class_token=scale * jax.random.normal(class_key, (width,)),
-            positions=scale * jax.random.normal(position_key, (config.tokens, width)),
+            class_token=scale * jax.random.normal(class_key, (width,), jnp.float32),
+            positions=scale * jax.random.normal(position_key, (config.tokens, width), jnp.float32),
             norm_in=LayerNorm.init(width, config.eps),
             transformer=Transformer.of(blocks_key, config),
             norm_out=LayerNorm.init(width, config.eps),

@@ -21,7 +21,7 @@ from minidiff.recipes import clip, text_to_image
 from minidiff.text import Tokenizer
 from minidiff.training.config import override
 from minidiff.training.diffusion import Config as DiffusionConfig
-from minidiff.training.run import open_run
+from minidiff.training.opening import open_run
 from minidiff.unet import UNet
 
 # Runs
@@ -35,6 +35,7 @@ def ddpm_run(folder):
     run = open_run(folder, "ddpm", config, image_shape=[8, 8, 1])
     unet = UNet.init(jax.random.key(0), config.unet((8, 8, 1)))
     weights.save(run.checkpoint(4), {"ema": unet})
+    run.close()
     return run
 
 
@@ -46,6 +47,7 @@ def clip_run(folder):
     tokenizer.save(run.path / "tokenizer")
     towers = config.towers((8, 8, 3), tokenizer, 8)
     weights.save(run.checkpoint(4), {"ema": clip.init(jax.random.key(0), towers, "clip")})
+    run.close()
     return run
 
 

@@ -15,7 +15,8 @@ from minidiff.commands import _found, doctor
 from minidiff.measure import speed
 from minidiff.recipes import ddpm
 from minidiff.recipes import judge as judge_recipe
-from minidiff.training.run import Run, open_run
+from minidiff.training.opening import open_run
+from minidiff.training.run import Run
 
 MODES = ("RGB", "L", "RGBA", "P", "1", "CMYK")
 

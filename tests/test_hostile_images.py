@@ -215,7 +215,7 @@ CAPTIONS = {
     "jsonl: thousands": ({"metadata.jsonl": b"x\n" * 5000}, "5000 bad metadata row(s)"),
     "csv: NUL": ({"metadata.csv": b"file_name,text\n0.png,\0cat\n9.png,a"}, "no image '9.png'"),
     "csv: no header": ({"metadata.csv": b"0.png,a cat\n"}, "columns file_name and text"),
-    "csv: semicolons": ({"metadata.csv": b"file_name;text\n0.png;a\n"}, "columns file_name"),
+    "csv: bars": ({"metadata.csv": b"file_name|text\n0.png|a\n"}, "columns file_name"),
     "csv: an open quote": ({"metadata.csv": b'file_name,text\n"0.png,a\n1.png,b\n'}, "metadata.csv"),
     "csv: one column": ({"metadata.csv": b"file_name,text\n0.png\n"}, "both strings"),
     "csv: twice": ({"metadata.csv": b"file_name,text\n0.png,a\n0.png,b\n"}, "a second caption"),
@@ -242,6 +242,12 @@ def read(**settings):
     source = open_source("folder:images", size=8, **settings)
     every = source.examples(np.arange(source.count))
     return np.asarray(source.images), source.captions(every)
+
+
+def test_semicolons_in_a_table_of_captions_are_handled(capsys, place):
+    good_images("images")
+    Path("images/metadata.csv").write_text("file_name;text\n0.png;a\n")
+    handled(capsys, place, ["data", "folder:images"], "captions: 1", made=["data.png"])
 
 
 MODES = [

@@ -31,7 +31,7 @@ NETWORKS = {"vit", "text", "unet", "vae"}
 # may import each other (recipes may not), and so may the modules of MATHEMATICS. Networks and
 # mathematics share a floor because they never meet: a sampler sees any denoiser.
 FLOORS = [
-    {"errors", "runtime", "compiled", "tables"},
+    {"errors", "runtime", "keys", "compiled", "tables"},
     {"added_tokens", "files", "memory", "settings"},
     {"vocabulary"},
     {"kernels", "tokenizer"},
@@ -64,6 +64,7 @@ SERVING = {
     "compiled",
     "errors",
     "files",
+    "keys",
     "lesson",
     "memory",
     "runtime",

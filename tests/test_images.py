@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from minidiff.data import folder, images
+from minidiff.data import folder, images, metadata
 from minidiff.data.describe import describe
 from minidiff.data.images import check_header, read_image
 from minidiff.data.sources import open_source
@@ -55,6 +55,9 @@ def refusal(root):
         ("a.png", "RGB", RED, RED),
         ("a.bmp", "RGB", RED, RED),
         ("a.jpg", "RGB", RED, RED),
+        ("a.jfif", "RGB", RED, RED),
+        ("a.jpe", "L", 77, (77, 77, 77)),
+        ("a.JPEG", "RGB", RED, RED),
         ("a.jpg", "CMYK", (0, 255, 255, 0), (255, 0, 0)),
         ("a.webp", "RGB", RED, RED),
         ("a.gif", "P", 0, (0, 0, 0)),
@@ -125,6 +128,57 @@ def test_native_pixels_are_untouched(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_image(tmp_path / "a.png", 16), pixels)
+
+
+def test_upright_whatever_the_format_that_says_how(tmp_path):
+    """All eight orientations of EXIF, in each format that carries it."""
+    corners = np.zeros((32, 32, 3), np.uint8)
+    corners[:16, :16], corners[:16, 16:], corners[16:, :16] = RED, (0, 200, 0), (0, 0, 200)
+    turned = {
+        1: lambda x: x, 2: np.fliplr, 3: lambda x: np.rot90(x, 2), 4: np.flipud,
+        5: lambda x: np.transpose(x, (1, 0, 2)), 6: lambda x: np.rot90(x, -1),
+        7: lambda x: np.transpose(np.rot90(x, 2), (1, 0, 2)), 8: np.rot90,
+    }  # fmt: skip
+    for suffix in ("png", "jpg", "webp"):
+        for orientation, turn in turned.items():
+            exif, path = Image.Exif(), tmp_path / f"{orientation}.{suffix}"
+            exif[0x0112] = orientation
+            Image.fromarray(corners).save(path, exif=exif, quality=95)
+            off = np.abs(read_image(path, 32).astype(int) - turn(corners).astype(int))
+            assert np.median(off) <= 8, (suffix, orientation)
+            assert off[4:12, 4:12].max() <= 24
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b"\0\0\0 ftypavif\0\0\0\0avifmif1", "AVIF"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0", "a video"),
+        (b"MM\0*\0\0\0\x08", "TIFF"),
+        (b"\xff\x0a\xfa\x7f", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        (b"\xef\xbb\xbf<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        (b"<!doctype html><title>404</title>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "Git LFS pointer"),
+    ],
+)
+def test_what_else_it_is_is_said_by_name(tmp_path, content, name):
+    (tmp_path / "a.png").write_bytes(content)
+    assert f"a.png: not an image of a known kind (PNG, JPEG, WEBP, BMP, GIF): it is {name}" in (
+        refusal(tmp_path).replace("a Git LFS", "Git LFS")
+    )
+
+
+def test_pictures_that_are_not_read_are_told_of(tmp_path):
+    for name in ("a.AVIF", "b.heic", "c.tiff", "d.svg"):
+        (tmp_path / name).write_bytes(b"x")
+    message = refusal(tmp_path)
+    assert "there are .avif, .heic, .svg, .tiff: convert them to PNG or JPEG" in message
+    fill(tmp_path, 1)
+    remarks = open_folder(tmp_path).facts.problems
+    assert "4 picture(s) ignored: .avif, .heic, .svg, .tiff is not read" in "; ".join(remarks)
 
 
 # Files that are not what they seem
@@ -353,7 +407,7 @@ def test_bad_metadata_names_the_line(tmp_path, name, content, reason):
 
 def test_two_metadata_files_are_one_too_many(tmp_path):
     fill(tmp_path, 1)
-    for name in folder.METADATA:
+    for name in metadata.NAMES:
         (tmp_path / name).write_text("")
     assert "keep one" in refusal(tmp_path)
 

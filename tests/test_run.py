@@ -1,5 +1,6 @@
 """A run: resumed anywhere it ends with the same bits, and bad folders are told in one line."""
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -26,7 +27,8 @@ from minidiff.recipes import ddpm
 from minidiff.training import interrupts
 from minidiff.training.config import TrainConfig
 from minidiff.training.loop import train
-from minidiff.training.run import Run, open_run
+from minidiff.training.opening import open_run
+from minidiff.training.run import Run
 
 CONFIG = TrainConfig(
     steps=12, log_every=2, checkpoint_every=4, picture_every=2, warmup=2, ema_decay=0.9
@@ -72,7 +74,8 @@ def go(folder, config=CONFIG, source=None, init=Line.init, stop_at=None, at_pict
             raise Stopped
 
     run, source = open_run(folder, "test", config), source or Numbers()
-    train(run, config, init, loss, source, on_picture=at_pictures or stop, progress=False)
+    with contextlib.closing(run):
+        train(run, config, init, loss, source, on_picture=at_pictures or stop, progress=False)
     return run
 
 

@@ -36,7 +36,8 @@ def test_there_is_a_table_for_every_file():
         "preprocessor_config.json", "processor_config.json", "config.json of a CLIP",
         "text_config of a CLIP", "vision_config of a CLIP", "open_clip_config.json",
         "model_cfg of open_clip", "vision_cfg of open_clip", "text_cfg of open_clip",
-        "preprocess_cfg of open_clip", "UNet2DModel", "UNet2DConditionModel", *scheduler.CLASSES,
+        "preprocess_cfg of open_clip", "UNet2DModel", "UNet2DConditionModel", "AutoencoderKL",
+        *scheduler.CLASSES,
         "another scheduler", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json",
         "model of tokenizer.json", "an added token", pipeline.NAME,
     }  # fmt: skip

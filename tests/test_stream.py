@@ -492,3 +492,13 @@ def test_the_recipes_stream(tmp_path, capsys):
 def test_data_describes_a_stream(tmp_path, capsys):
     assert main(["data", "stream:tfds:noise/png", "--out", str(tmp_path / "sheet.png")]) == 0
     assert "examined: 37" in capsys.readouterr().out
+
+
+def test_what_a_run_depends_on_is_told_by_the_prepared_files():
+    from minidiff.training import identity
+
+    memory, stream = (identity.of_source(source) for source in both())
+    assert {name: memory[name] for name in stream} == stream
+    assert stream["images"] == open_source("tfds:noise/raw").count
+    other = identity.of_source(open_source("stream:tfds:noise/png"))
+    assert other["files"] != stream["files"]

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 
 from minidiff.checks.exercise import Exercise, normal
+from minidiff.keys import key_of_seed
 from minidiff.layers import LayerNorm, Linear
 
 # One step of gradient descent -----------------------------------------------------------------------
@@ -93,7 +94,7 @@ descent_step = Exercise(
 
 
 def _keys() -> list[tuple]:
-    return [(jax.random.key(0), 3, 4), (jax.random.key(7), 5, 2)]
+    return [(key_of_seed(0), 3, 4), (key_of_seed(7), 5, 2)]
 
 
 def _block_weights(key, blocks, width):
@@ -117,7 +118,7 @@ def _chained(key, blocks):
 
 
 def _whole(key, blocks, width):
-    return jax.random.normal(key, (blocks, width, width)) / np.sqrt(width)
+    return jax.random.normal(key, (blocks, width, width), jnp.float32) / np.sqrt(width)
 
 
 block_weights = Exercise(
@@ -133,7 +134,7 @@ block_weights = Exercise(
             _drawn_from(lambda key, blocks: [jax.random.split(key, blocks)[0]] * blocks)
         ),
         "the key that was given is not used: every network would start the same": (
-            _drawn_from(lambda key, blocks: [jax.random.key(i) for i in range(blocks)])
+            _drawn_from(lambda key, blocks: [key_of_seed(i) for i in range(blocks)])
         ),
         "good keys, but others than asked for: jax.random.split(key, blocks) makes them all at once": (
             _drawn_from(_chained)
@@ -141,7 +142,10 @@ block_weights = Exercise(
         "one draw for all is random enough, but asked for is Linear.init with a key for each": _whole,
         "did you forget Linear.init? It divides by the root of the width": (
             lambda key, blocks, width: jnp.stack(
-                [jax.random.normal(k, (width, width)) for k in jax.random.split(key, blocks)]
+                [
+                    jax.random.normal(k, (width, width), jnp.float32)
+                    for k in jax.random.split(key, blocks)
+                ]
             )
         ),
     },

@@ -13,12 +13,16 @@ from minidiff import plot
 from minidiff.data.captions import to_text
 from minidiff.data.factors import SUBJECTS
 from minidiff.errors import InputError
+from minidiff.files import check_output_folder
+from minidiff.keys import key_of_seed
 from minidiff.measure import exam, showcase
 from minidiff.noising import add_noise
 from minidiff.recipes import clip, text_to_image
 from minidiff.retrieval import search, zero_shot
 from minidiff.schedules import Schedule
 from minidiff.trained.encoder import Encoder
+from minidiff.training import lock
+from minidiff.training.lock import one_writer
 from minidiff.training.run import Run
 
 FRAMES = 10  # of a strip
@@ -36,13 +40,17 @@ SHORTER = {
 }  # fmt: skip
 
 
+@one_writer
 def run(out: str | Path, preset: str = "cpu") -> None:
     """Train CLIP and a diffusion model that it tells what to draw; leave pictures and a report."""
     folder = Run(Path(out))
-    if folder.path.exists() and not folder.path.is_dir():
-        raise InputError(f"--out {out} is no folder")
-    if folder.path.is_dir() and any(folder.path.iterdir()) and not (folder.path / "clip").exists():
+    check_output_folder("--out", folder.path)
+    there = {path.name for path in folder.path.iterdir()} if folder.path.is_dir() else set()
+    if there - {lock.NAME} and "clip" not in there:
         raise InputError(f"{out} holds something else: choose a new folder for --out")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    lock.acquire(folder.path)
+    folder.figures.mkdir(exist_ok=True)
     began = time.monotonic()
     seconds = {}
 
@@ -61,13 +69,12 @@ def run(out: str | Path, preset: str = "cpu") -> None:
     )
     drawn = text_to_image.run(str(folder.path / "text_to_image"), config)
     say("3/3  drawing", "text_to_image")
-    folder.figures.mkdir(exist_ok=True)
     encoder = clip.load(clip_run.path)
     scenes = exam.draw(encoder, config.seed, "train", 16)
     sheet = plot.contact_sheet(
         scenes["image"], to_text(scenes["words"]), "scenes and their captions"
     )
-    strip = noising_strip(jax.random.key(config.seed), config.noise_schedule(), scenes["image"][0])
+    strip = noising_strip(key_of_seed(config.seed), config.noise_schedule(), scenes["image"][0])
     figures = {"scenes": sheet, **pictures_of_clip(encoder, config.seed), "noising": strip}
     for name, figure in figures.items():
         plot.save(figure, folder.figures / f"{name}.png")
@@ -115,7 +122,7 @@ def pictures_of_clip(encoder: Encoder, seed: int) -> dict:
 def noising_strip(key: jax.Array, schedule: Schedule, image: np.ndarray):
     """One image at nine points on its way to noise."""
     ts = np.linspace(0, schedule.steps - 1, FRAMES - 1).astype(np.int32)
-    eps = jax.random.normal(key, (len(ts), *image.shape))
+    eps = jax.random.normal(key, (len(ts), *image.shape), jnp.float32)
     noised = add_noise(schedule, jnp.broadcast_to(image, eps.shape), jnp.asarray(ts), eps)
     strip = np.concatenate([image[None], np.asarray(noised)])
     return plot.strips([("", strip)], ["image", *(f"t = {t}" for t in ts)], "forward: add noise")

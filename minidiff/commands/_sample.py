@@ -16,6 +16,7 @@ from minidiff.data.arrays import to_float
 from minidiff.data.images import image_size, read_images
 from minidiff.editing import image_to_image, inpaint, lerp, slerp
 from minidiff.errors import InputError
+from minidiff.keys import key_of_seed
 from minidiff.sampling import sample_noise
 from minidiff.solvers import SAMPLERS
 from minidiff.trained.diffusion import AT_ONCE, Diffusion, draw
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace, out: Path) -> None:
     elif model.takes_text and model.encoder is None:
         raise InputError(f"{args.run} wants a text, and there is no CLIP with it that reads one")
     _check_memory(args, model)
-    key = jax.random.key(args.seed)
+    key = key_of_seed(args.seed)
     if args.between:
         images = _between(key, model, args, settings)
         plot.enlarge(plot.tile(images, len(images))).save(out)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from minidiff.commands._arguments import count, place, scale, seed
 from minidiff.errors import InputError
+from minidiff.files import check_output_folder
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Draw, measure, and leave pictures and tables in a folder."""
     out = Path(args.out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is no folder")
+    check_output_folder("--out", out)
     from minidiff import plot
     from minidiff.commands._models import open_diffusion
     from minidiff.measure import compare

@@ -5,8 +5,8 @@ on the device and the program does not depend on their values. Nothing is kept b
 k is the same whatever was asked before, and a run is resumed by knowing its step alone.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import jax
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, UInt, UInt8
 
 from minidiff.data.tokens import CaptionTokens, Tokenized
 from minidiff.errors import InputError
+from minidiff.keys import key_of_seed
 from minidiff.tokenizer import Tokenizer
 
 FEISTEL_ROUNDS = 6
@@ -36,6 +37,8 @@ class Facts:
     class_names: tuple[str, ...] | None = None  # label k is called class_names[k]
     problems: tuple[str, ...] = ()  # remarks made while reading
     uncaptioned: tuple[str, ...] = ()  # names of images without a caption, in this split or others
+    content: Callable[[], str] | None = field(default=None, compare=False, repr=False)
+    """A digest of the files that it was read from, made when it is asked for."""
 
     def __hash__(self):
         return hash((self.class_names, self.problems))
@@ -106,6 +109,10 @@ class ArraySource:
     @property
     def problems(self) -> tuple[str, ...]:
         return self.facts.problems
+
+    def content(self) -> str | None:
+        """A digest of the files that it was read from; None if it was not read from any."""
+        return self.facts.content and self.facts.content()
 
     def batch(self, step: int | Int[Array, ""]) -> dict[str, Array]:
         """Batch number ``step``: a dict as from ``examples``. Traceable.
@@ -180,7 +187,7 @@ def shuffled(
 
 def round_keys(seed: UInt[Array, ""], epoch: UInt[Array, ""]) -> UInt[Array, "6"]:
     """The random numbers that an epoch's order is made of."""
-    key = jax.random.fold_in(jax.random.key(seed), epoch)
+    key = jax.random.fold_in(key_of_seed(seed), epoch)
     return jax.random.bits(key, (FEISTEL_ROUNDS,), jnp.uint32)
 
 

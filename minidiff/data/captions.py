@@ -167,9 +167,10 @@ def caption_words(key: jax.Array, scene: Scene) -> Int[Array, "16"]:
     A caption of two objects names both, and leaves out their size and style.
     """
     mention_key, choice_key = jax.random.split(key)
-    said = jax.random.uniform(mention_key, (len(MENTION),)) < jnp.array(list(MENTION.values()))
+    often = jnp.array(list(MENTION.values()), jnp.float32)
+    said = jax.random.uniform(mention_key, often.shape, jnp.float32) < often
     # 144 is a multiple of every number of synonyms and templates: all are equally likely.
-    drawn = jax.random.randint(choice_key, (len(FACTORS) + 2,), 0, 144)
+    drawn = jax.random.randint(choice_key, (len(FACTORS) + 2,), 0, 144, jnp.int32)
     choice = dict(zip([*FACTORS, "opening"], drawn, strict=False))
     mention = dict(zip(MENTION, said, strict=True))
     return _compose(scene, mention, choice, drawn[-1] % len(TEMPLATES))

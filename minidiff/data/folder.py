@@ -1,33 +1,38 @@
 """A folder of the user's own images, with or without captions, as arrays in memory.
 
 Layout, as in the Hugging Face "imagefolder" convention: images in any subfolders, whose names
-become labels; captions either in a `.txt` beside each image or in one `metadata.jsonl` or
-`metadata.csv` at the top with `file_name` and `text`. A metadata file outweighs `.txt` files, which
-are then ignored. An image without a caption gets "" and a remark. Hidden files are skipped.
+become labels; captions either in a `.txt` beside each image or in a `metadata.jsonl` or `metadata.csv`
+with `file_name` and `text` (``minidiff.data.metadata``), at the top or in any subfolder: each names
+images relative to its own place, and no image may be named twice. Where there is one, `.txt` files are
+ignored. An image without a caption gets "" and a remark. Hidden files are skipped.
 """
 
-import csv
+import functools
 import hashlib
-import io
-import json
 import os
 import unicodedata
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from minidiff.data import metadata
 from minidiff.data.arrays import ArraySource, Facts
-from minidiff.data.images import SUFFIXES, complain, drop_colour_if_grey, read_images
+from minidiff.data.images import (
+    CONVERT,
+    SUFFIXES,
+    UNREAD,
+    complain,
+    drop_colour_if_grey,
+    read_images,
+)
 from minidiff.data.sources import DEFAULT_SIZE, check_split, first_few
 from minidiff.errors import InputError
-from minidiff.files import read_bytes
 
 MAX_BYTES = 2 * 2**30  # of decoded uint8 pixels
 MAX_CAPTION = 1000  # characters
 MAX_CAPTION_BYTES = 2**20  # of a .txt beside an image
-MAX_METADATA_BYTES = 2**28
 SMALLEST_SPLIT = 10  # with fewer images, all are in both splits
-METADATA = ("metadata.jsonl", "metadata.csv")
+SPLIT_NAMES = {"train", "test", "val", "valid", "validation", "dev"}
 
 
 def folder_source(
@@ -58,6 +63,11 @@ def folder_source(
     if len(names) < SMALLEST_SPLIT or len(chosen) in (0, len(names)):
         chosen = np.arange(len(names))
         problems.append(f"too few images ({len(names)}) to split: train and test hold all of them")
+    above = {name.partition("/")[0].lower() for name in names if "/" in name}
+    if above and above <= SPLIT_NAMES:
+        problems.append(
+            f"{', '.join(sorted(above))}: taken for classes, not for splits; open one alone"
+        )
     labels = None
     if class_names:
         labels = np.array([class_names.index(parents[i]) for i in chosen], np.int32)
@@ -66,11 +76,22 @@ def folder_source(
         class_names=class_names,
         problems=tuple(problems),
         uncaptioned=uncaptioned,
+        content=functools.partial(_digest, {names[i]: paths[i] for i in chosen}),
     )
     name = f"folder:{path}"
     return ArraySource.init(
         name, images[chosen], labels, seed=seed, batch_size=batch_size, facts=facts
     )
+
+
+def _digest(files: dict[str, Path]) -> str:
+    """Of the names of files, and of the bytes that lie there now."""
+    made = hashlib.sha256()
+    for name, path in files.items():
+        made.update(hashlib.sha256(os.fsencode(name)).digest())
+        with open(path, "rb") as file:
+            made.update(hashlib.file_digest(file, "sha256").digest())
+    return made.hexdigest()[:32]
 
 
 def fits_memory(count: int, shape: tuple[int, ...]) -> bool:
@@ -108,7 +129,10 @@ def list_files(root: Path) -> tuple[list[Path], list[Path]]:
             if path.is_file():  # neither a pipe nor a broken link
                 (images if path.suffix.lower() in SUFFIXES else others).append(path)
     if not images:
-        raise InputError(f"no images in {root} (looked for {', '.join(SUFFIXES)}, at any depth)")
+        unread = sorted({path.suffix.lower() for path in others} & set(UNREAD))
+        hint = f"; there are {', '.join(unread)}: {CONVERT}" if unread else ""
+        wanted = f"looked for {', '.join(SUFFIXES)}, at any depth"
+        raise InputError(f"no images in {root} ({wanted}{hint})")
     return images, others
 
 
@@ -120,19 +144,25 @@ def _read_captions(
     root: Path, names: list[str], others: list[Path], problems: list[str]
 ) -> list[str] | None:
     """One caption for each of ``names``, "" where there is none, or None where no image has one."""
-    metadata = [root / name for name in METADATA if root / name in others]
+    tables = [path for path in others if path.name in metadata.NAMES]
     beside = [path for path in others if path.suffix.lower() == ".txt"]
-    if len(metadata) > 1:
-        raise InputError(f"{root} has both {' and '.join(METADATA)}: keep one")
-    if metadata:
-        texts = _read_metadata(metadata[0], set(names))
-        ignored = [path for path in others if path != metadata[0]]
-    else:
-        texts = _read_beside(root, names, beside)
-        ignored = [path for path in others if path not in set(beside)]
+    for folder in {path.parent for path in tables}:
+        if all(folder / name in tables for name in metadata.NAMES):
+            raise InputError(f"{folder} has both {' and '.join(metadata.NAMES)}: keep one")
+    used = tables or beside
+    texts = (
+        metadata.read_captions(root, tables, names) if tables else _read_beside(root, names, beside)
+    )
+    ignored = [path for path in others if path not in set(used)]
+    unread = [path for path in ignored if path.suffix.lower() in UNREAD]
+    ignored = [path for path in ignored if path not in unread]
+    if unread:
+        kinds = ", ".join(sorted({path.suffix.lower() for path in unread}))
+        problems.append(f"{len(unread)} picture(s) ignored: {kinds} is not read; {CONVERT}")
     if ignored:
         kinds = sorted({path.suffix.lower() or path.name for path in ignored})
-        problems.append(f"{len(ignored)} other file(s) ignored: {', '.join(kinds)}")
+        hint = " (captions are read from .txt)" if ".caption" in kinds and not tables else ""
+        problems.append(f"{len(ignored)} other file(s) ignored: {', '.join(kinds)}{hint}")
     if not texts:
         return None
     captions = [clean(texts.get(name, "")) for name in names]
@@ -156,73 +186,22 @@ def _read_beside(root: Path, names: list[str], paths: list[Path]) -> dict[str, s
     """Captions from `.txt` files, by the name of the image that has the same stem."""
     by_stem: dict[str, list[str]] = {}
     for name in names:
-        by_stem.setdefault(str(PurePosixPath(name).with_suffix("")), []).append(name)
+        by_stem.setdefault(_stem(name), []).append(name)
     texts, bad = {}, []
     for path in paths:
         name = path.relative_to(root).as_posix()
-        images = by_stem.get(str(PurePosixPath(name).with_suffix("")), [])
+        images = by_stem.get(_stem(name), [])
         if not images:
             bad.append((name, "no image of the same name lies beside it"))
         try:
-            text = read_bytes(path, MAX_CAPTION_BYTES).decode("utf-8-sig")
+            text = metadata.read_text(path, MAX_CAPTION_BYTES)
             texts.update(dict.fromkeys(images, text))
-        except InputError:
-            bad.append((name, f"more than {MAX_CAPTION_BYTES} bytes"))
-        except (UnicodeDecodeError, OSError):
-            bad.append((name, "not readable as UTF-8 text"))
+        except InputError as error:
+            bad.append((name, str(error)))
     complain(bad, "caption file(s)")
     return texts
 
 
-def _read_metadata(path: Path, names: set[str]) -> dict[str, str]:
-    """Captions from metadata.jsonl or metadata.csv, by image name; errors name the line."""
-    try:
-        text = read_bytes(path, MAX_METADATA_BYTES).decode("utf-8-sig")
-    except InputError:
-        raise InputError(f"{path.name} is larger than {MAX_METADATA_BYTES} bytes") from None
-    except (UnicodeDecodeError, OSError):
-        raise InputError(f"{path.name} is not readable as UTF-8 text") from None
-    rows = _json_rows(text) if path.suffix == ".jsonl" else _csv_rows(text)
-    texts, bad = {}, []
-    for line, row in rows:
-        place = f"{path.name} line {line}"
-        if isinstance(row, str):
-            bad.append((place, row))
-            continue
-        name, caption = row.get("file_name"), row.get("text")
-        if not isinstance(name, str) or not isinstance(caption, str):
-            bad.append((place, "wants file_name and text, both strings"))
-        elif PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            bad.append((place, f"file_name {name!r} must be a path inside the folder"))
-        elif str(PurePosixPath(name)) not in names:
-            bad.append((place, f"there is no image {name!r} in the folder"))
-        elif str(PurePosixPath(name)) in texts:
-            bad.append((place, f"a second caption for {name!r}"))
-        else:
-            texts[str(PurePosixPath(name))] = caption
-    complain(bad, "metadata row(s)")
-    return texts
-
-
-def _json_rows(text: str):
-    """(line number, dict) for each line, or (line number, what is wrong with it)."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                row = None
-            yield number, row if isinstance(row, dict) else "not a JSON object"
-
-
-def _csv_rows(text: str):
-    """(line number, dict) for each record, or (line number, what is wrong with it)."""
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    try:
-        if not {"file_name", "text"} <= set(reader.fieldnames or ()):
-            yield 1, "the first line must name the columns file_name and text"
-            return
-        for row in reader:
-            yield reader.line_num, row
-    except csv.Error as error:
-        yield reader.line_num + 1, f"not CSV ({error})"
+def _stem(name: str) -> str:
+    """The name without its suffix, letters with accents in one form."""
+    return str(PurePosixPath(unicodedata.normalize("NFC", name)).with_suffix(""))

@@ -14,8 +14,35 @@ from jaxtyping import UInt8
 
 from minidiff.errors import InputError, naming
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif")
+# Pictures that are not read, by the suffixes that they have: a folder says how many it passes over.
+UNREAD = (
+    ".avif", ".heic", ".heif", ".jxl", ".jp2", ".tif", ".tiff", ".svg", ".ico", ".psd", ".pdf", ".eps",
+    ".tga", ".exr", ".hdr", ".raw", ".dng", ".cr2", ".nef", ".arw",
+)  # fmt: skip
+CONVERT = "convert them to PNG or JPEG"
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # tried in turn, whatever the file is called
+# What a file of another kind is, by how it begins: (at, bytes, name).
+KINDS = (
+    (4, b"ftypavif", "AVIF"),
+    (4, b"ftypavis", "AVIF"),
+    (4, b"ftyphe", "HEIC"),
+    (4, b"ftypmif1", "HEIC"),
+    (4, b"ftypmsf1", "HEIC"),
+    (4, b"ftyp", "a video"),
+    (0, b"II*\0", "TIFF, or a camera's raw format"),
+    (0, b"MM\0*", "TIFF, or a camera's raw format"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (4, b"JXL ", "JPEG XL"),
+    (4, b"jP  ", "JPEG 2000"),
+    (0, b"<svg", "SVG"),
+    (0, b"<?xml", "SVG, or other XML"),
+    (0, b"<!DOCTYPE", "a web page"),
+    (0, b"<html", "a web page"),
+    (0, b"%PDF", "PDF"),
+    (0, b"8BPS", "PSD"),
+    (0, b"version https://git-lfs", "a Git LFS pointer: fetch the files with git lfs pull"),
+)
 MAX_PIXELS = 80_000_000  # below the 89 million at which Pillow begins to warn of bombs
 MOST_THREADS = 4  # a picture of MAX_PIXELS takes up to a gigabyte while it is decoded
 NAMED_AT_MOST = 3  # bad files named in an error line
@@ -67,7 +94,9 @@ def check_header(path: Path) -> tuple[int, int]:
             with Image.open(path, formats=FORMATS) as image:
                 width, height = image.size
     except UnidentifiedImageError:
-        raise InputError(f"not an image of a known kind ({', '.join(FORMATS)})") from None
+        kind = _kind(path)
+        which = f": it is {kind}" if kind else ""
+        raise InputError(f"not an image of a known kind ({', '.join(FORMATS)}){which}") from None
     except Image.DecompressionBombError:
         raise InputError(f"more than {MAX_PIXELS:,} pixels") from None
     except Exception as error:  # decoders raise nearly anything when fed damaged files
@@ -75,6 +104,14 @@ def check_header(path: Path) -> tuple[int, int]:
     if width * height > MAX_PIXELS:
         raise InputError(f"{width}x{height} is more than {MAX_PIXELS:,} pixels")
     return width, height
+
+
+def _kind(path: Path) -> str:
+    """What a file that is no image of ours seems to be; "" if that is not known."""
+    with open(path, "rb") as file:
+        head = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t")
+    found = (name for at, begins, name in KINDS if head[at:].lower().startswith(begins.lower()))
+    return next(found, "")
 
 
 def image_size(path: Path | str) -> tuple[int, int]:

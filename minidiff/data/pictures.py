@@ -126,7 +126,7 @@ def render(scene: Scene, size: int = 16) -> Float[Array, "{size} {size} 3"]:
     def paint(canvas, colour, distance):
         return _paint(canvas, colour, distance, pixels_per_unit)
 
-    ink = jnp.array(INK)[None, None]
+    ink = jnp.array(INK, jnp.float32)[None, None]
     silhouette, light, dark = shapes.subject_layers(subject, u, v)
     stripes = jnp.maximum(_stripes(v), silhouette)
     canvas = paint(canvas, ink, silhouette - CONTOUR)

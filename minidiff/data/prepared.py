@@ -69,6 +69,7 @@ def _of_records(records: Records, stream: bool, settings: dict) -> ArraySource |
         captions=tuple(captions) if captions else None,
         class_names=records.class_names,
         uncaptioned=tuple(f"record {i}" for i, text in enumerate(captions or ()) if not text),
+        content=records.digest,
     )
     return ArraySource.init(records.name, images, labels, **settings, facts=facts)
 

@@ -31,6 +31,7 @@ from minidiff.data.pictures import SUBJECT_COLOURS, render, render_batch
 from minidiff.data.sources import DEFAULT_SIZE, drawn
 from minidiff.data.tokens import Tokenized, WordTokens
 from minidiff.errors import InputError
+from minidiff.keys import key_of_seed
 from minidiff.tokenizer import Tokenizer
 
 __all__ = [
@@ -79,8 +80,8 @@ def _check_split(split: str) -> None:
 
 def _choose(u, allowed):
     """The index of an allowed value, each equally likely when u is uniform in [0, 1)."""
-    rank = jnp.floor(u * jnp.sum(allowed, dtype=jnp.float32)).astype(jnp.int32)
-    return jnp.argmax(jnp.cumsum(allowed) > rank).astype(jnp.int32)
+    rank = jnp.floor(u * jnp.sum(allowed, dtype=jnp.float32))
+    return jnp.argmax(jnp.cumsum(allowed, dtype=jnp.float32) > rank).astype(jnp.int32)
 
 
 def _change_one(u, values):
@@ -103,12 +104,12 @@ def draw_scene(
     """
     _check_split(split)
     # One draw for everything: a scene is drawn in every training step, and this compiles quickly.
-    u = jax.random.uniform(key, (len(FACTORS) + 5 + 14,))
+    u = jax.random.uniform(key, (len(FACTORS) + 5 + 14,), jnp.float32)
     u, choice, jitter = u[: len(FACTORS)], u[len(FACTORS) : -14], 2.0 * u[-14:] - 1.0
     unseen_colour = jnp.asarray(_UNSEEN_COLOUR)
     every_colour = jnp.arange(len(COLOURS))
 
-    values = jnp.floor(u * jnp.float32(_COUNTS)).astype(jnp.int32)
+    values = jnp.floor(u * _COUNTS.astype(np.float32)).astype(jnp.int32)
     forbidden = unseen_colour[values[_SUBJECT]]
     allowed = (every_colour == forbidden) if split == "unseen" else (every_colour != forbidden)
     values = values.at[_COLOUR].set(_choose(u[_COLOUR], allowed))
@@ -151,7 +152,7 @@ def draw_scene(
 
 def _example_keys(seed, split, index):
     """A key for the scene and one for its caption."""
-    stream = jax.random.fold_in(jax.random.key(seed), _STREAM + SPLITS.index(split))
+    stream = jax.random.fold_in(key_of_seed(seed), _STREAM + SPLITS.index(split))
     return jax.random.split(jax.random.fold_in(stream, index))
 
 
@@ -203,6 +204,9 @@ class SceneSource:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return (self.size, self.size, 3)
+
+    def content(self) -> None:
+        """Nothing is read from a file."""
 
     def examples(self, indices: Int[Array, " batch"] | np.ndarray) -> dict[str, jax.Array]:
         """The examples with these indices.

@@ -62,6 +62,9 @@ class Source(Protocol):
     def problems(self) -> tuple[str, ...]:
         """Remarks made while opening it, each worth a line to the user."""
 
+    def content(self) -> str | None:
+        """A digest of the files that it was read from; None of what never changes."""
+
     def batch(self, step: int | Int[Array, ""]) -> dict[str, Array]:
         """Batch number ``step``, as of ``examples``."""
 
@@ -114,6 +117,7 @@ class Wrapper:
     problems = _asked_of_source("problems")
     traceable = _asked_of_source("traceable")
     steps = _asked_of_source("steps")  # only what ``feed`` puts there has any
+    content = _asked_of_source("content")
     captions = _asked_of_source("captions")
     sample_captions = _asked_of_source("sample_captions")
     uncaptioned = _asked_of_source("uncaptioned")

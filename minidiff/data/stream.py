@@ -100,6 +100,10 @@ class Stream:
     def class_names(self) -> tuple[str, ...] | None:
         return self.records.class_names
 
+    def content(self) -> str:
+        """A digest of the data set's version and the sizes of its files."""
+        return self.records.digest()
+
     def batch(self, step: int) -> dict[str, Arrays]:
         """Batch number ``step``, as from ``examples``."""
         return self.examples(self.order(step, 1)[0])

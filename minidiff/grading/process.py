@@ -12,13 +12,12 @@ import threading
 import time
 from pathlib import Path
 
-import matplotlib
-
 import minidiff
 from minidiff.checks.exercise import GRADING, CandidateError
 from minidiff.errors import InputError
 from minidiff.grading import wire
 from minidiff.lesson import PRESET
+from minidiff.plot import canvas
 from minidiff.plot.show import FOLDER, LOG
 
 START_SECONDS = 120
@@ -55,7 +54,7 @@ def environment(folder: Path) -> dict[str, str]:
     )
     told = {
         **{"PYTHONPATH": paths, "JAX_PLATFORMS": "cpu", "MPLBACKEND": "Agg"},
-        "MPLCONFIGDIR": matplotlib.get_cachedir(),  # or each process looks for all fonts again
+        "MPLCONFIGDIR": canvas.matplotlib.get_cachedir(),  # or each process looks for all fonts again
         **{PRESET: "smoke", GRADING: "1"},
         **dict.fromkeys(("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP"), str(folder)),
     }

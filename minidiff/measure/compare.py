@@ -7,14 +7,15 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 from minidiff import plot, tables
 from minidiff.data.factors import FACTORS
 from minidiff.data.sources import drawn, open_source
 from minidiff.guidance import Conditioned
+from minidiff.keys import key_of_seed
 from minidiff.likelihood import bits_per_dimension
 from minidiff.measure import judge, metrics
+from minidiff.plot.canvas import Figure
 from minidiff.schedules import Spacing
 from minidiff.trained.diffusion import Diffusion, draw
 
@@ -46,7 +47,7 @@ class Measure:
     """
 
     def __init__(self, model: Diffusion, prompts: Sequence[str], seed: int, split: str = "test"):
-        self.model, self.prompts, self.key = model, list(prompts), jax.random.key(seed)
+        self.model, self.prompts, self.key = model, list(prompts), key_of_seed(seed)
         self.judge = judge.load_judge()
         side, count = model.image_shape[0], len(self.prompts)
         real = judge.real_scenes(seed, split, side, 2 * count)["image"]
@@ -88,7 +89,7 @@ def bits(model: Diffusion, seed: int, count: int = 32, probes: int = 4) -> dict[
         texts = captions("scenes", seed, "test", side, count)
         denoisers["conditional"] = Conditioned(model.plain, model.condition(texts))
     measure = jax.jit(partial(bits_per_dimension, probes=probes))
-    key = jax.random.key(seed)
+    key = key_of_seed(seed)
     return {
         name: float(measure(key, denoiser, model.schedule, images).mean())
         for name, denoiser in denoisers.items()

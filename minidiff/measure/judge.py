@@ -19,6 +19,7 @@ from minidiff.data.captions import parse_prompt
 from minidiff.data.factors import FACTORS
 from minidiff.data.sources import open_source
 from minidiff.errors import InputError
+from minidiff.keys import key_of_seed
 from minidiff.layers import Conv, GroupNorm, Linear
 from minidiff.measure import metrics
 from minidiff.runtime import FEW_RUNS
@@ -90,7 +91,7 @@ def shrink(images: Float[Array, "batch height width channels"]) -> Float[Array, 
 
 def load_judge(path: Path | str = WEIGHTS) -> Judge:
     """The judge that comes with the package, or one from another file of weights."""
-    return weights.load(path, jax.eval_shape(Judge.init, jax.random.key(0)))
+    return weights.load(path, jax.eval_shape(Judge.init, key_of_seed(0)))
 
 
 @jax.jit

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
-from matplotlib.figure import Figure
 
 from minidiff import plot
 from minidiff.clip import ClipScore
@@ -14,6 +13,7 @@ from minidiff.data.captions import PHRASES
 from minidiff.data.factors import FACTORS
 from minidiff.editing import inpaint, lerp, slerp
 from minidiff.guidance import ClipGuided, ClipX0
+from minidiff.plot.canvas import Figure
 from minidiff.sampling import Trajectory, ddim_sample, ddpm_sample, sample_noise
 from minidiff.trained.diffusion import Diffusion
 

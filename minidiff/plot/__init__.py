@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from matplotlib.figure import Figure
 from PIL import Image
+
+from minidiff.plot.canvas import Figure
 
 Images = Float[np.ndarray, "count height width channels"]
 

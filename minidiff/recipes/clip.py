@@ -24,16 +24,20 @@ from minidiff.data.kinds import SPECS
 from minidiff.data.sources import Source, check_captions, drawn, open_source
 from minidiff.data.tokens import some_captions
 from minidiff.errors import InputError, naming
+from minidiff.keys import key_of_seed
 from minidiff.layers import count_parameters
 from minidiff.measure import exam, metrics
 from minidiff.tables import markdown
 from minidiff.text import TextConfig, Tokenizer
 from minidiff.trained.encoder import Encoder
+from minidiff.training import identity
 from minidiff.training.config import TrainConfig, setting
 from minidiff.training.devices import AXES, ONE, Devices
+from minidiff.training.lock import one_writer
 from minidiff.training.loop import train
 from minidiff.training.needs import check_training, training_source
-from minidiff.training.run import Run, open_run
+from minidiff.training.opening import open_run
+from minidiff.training.run import Run
 from minidiff.training.state import TrainState
 from minidiff.vit import ViTConfig
 
@@ -148,7 +152,7 @@ def load(path: str | Path) -> Encoder:
     tokenizer = Tokenizer.load(run.path / "tokenizer")
     with naming(run.path / "config.json"):
         towers = config.towers(shape, tokenizer, context)
-    template = jax.eval_shape(lambda key: init(key, towers, config.loss), jax.random.key(0))
+    template = jax.eval_shape(lambda key: init(key, towers, config.loss), key_of_seed(0))
     return Encoder(run.load_ema(template), tokenizer)
 
 
@@ -160,6 +164,7 @@ def copy(path: str | Path, target: Path, dtype: str | None = None) -> None:
     run.copy_ema(Run(target), dtype)
 
 
+@one_writer
 def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = True) -> Run:
     """Train (or go on training) in the folder ``out``; then draw and measure."""
     source = training_source(config, captioned=True)
@@ -167,12 +172,15 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
     told = source.tokenized(tokenizer, config.context)
     shape, context = source.image_shape, told.tokens.context
     clip_config = config.towers(shape, tokenizer, context)
-    check_training(lambda key: init(key, clip_config, config.loss), config, shape, devices)
+    begin = partial(init, config=clip_config, loss=config.loss)
+    check_training(begin, config, shape, devices)
     shown = held_out(config, source, SHOWN)
     facts = {"image_shape": list(shape), "context": context}
-    folder = open_run(out, "clip", config, devices, **facts)
+    depends, kept = identity.of_source_and(source, tokenizer), identity.kept_tokenizer
+    folder = open_run(out, "clip", config, devices, depends=depends, kept=kept, **facts)
     if folder.writes:
-        tokenizer.save(folder.path / "tokenizer")
+        if not kept(folder):  # never in place of one: what was trained reads its ids
+            tokenizer.save(folder.path / "tokenizer")
         (folder.path / SCORES).mkdir(exist_ok=True)
 
     def loss(key, clip, batch):
@@ -180,20 +188,13 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
         return value, {"temperature": jnp.exp(-clip.log_scale)}
 
     def on_picture(state: TrainState, step: int) -> None:
-        encoder = Encoder(state.ema, tokenizer)
-        score = similarity(encoder, *shown)
+        score = similarity(Encoder(state.ema, tokenizer), *shown)
         weights.save(folder.path / SCORES / f"{step:06d}.safetensors", {"cosine": score})
 
     state = train(
-        folder,
-        config,
-        lambda key: init(key, clip_config, config.loss),
-        loss,
-        told,
-        on_picture=on_picture,
+        folder, config, begin, loss, told, on_picture=on_picture, progress=progress,
         constrain=lambda clip: clip.replace(log_scale=contrastive.clamp_log_scale(clip.log_scale)),
-        progress=progress,
-    )
+    )  # fmt: skip
     if not folder.writes:
         return folder
     on_picture(state, config.steps)

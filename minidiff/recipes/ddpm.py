@@ -14,16 +14,20 @@ import jax
 from minidiff import plot
 from minidiff.data.sources import Source
 from minidiff.errors import naming
+from minidiff.keys import key_of_seed
 from minidiff.layers import count_parameters
 from minidiff.measure import judge
 from minidiff.noising import noise_loss
 from minidiff.objectives import as_denoiser
 from minidiff.trained.diffusion import Diffusion, draw
+from minidiff.training import identity
 from minidiff.training.devices import ONE, Devices
 from minidiff.training.diffusion import Config
+from minidiff.training.lock import one_writer
 from minidiff.training.loop import train
 from minidiff.training.needs import check_training, training_source
-from minidiff.training.run import Run, open_run
+from minidiff.training.opening import open_run
+from minidiff.training.run import Run
 from minidiff.training.state import Loss, TrainState
 from minidiff.unet import UNet
 
@@ -60,7 +64,7 @@ def load(path: str | Path) -> Diffusion:
     config, shape = run.read_settings("ddpm", Config, "image_shape")
     with naming(run.path / "config.json"):
         unet = config.unet(shape)
-    template = jax.eval_shape(lambda key: UNet.init(key, unet), jax.random.key(0))
+    template = jax.eval_shape(lambda key: UNet.init(key, unet), key_of_seed(0))
     return Diffusion.of(config, run.load_ema(template), shape)
 
 
@@ -75,6 +79,7 @@ def make_loss(config: Config) -> Loss:
     return loss
 
 
+@one_writer
 def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = True) -> Run:
     """Train (or go on training) in the folder ``out``; then sample, draw and measure."""
     source = training_source(config)
@@ -83,13 +88,14 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
         judge.check_images(shape)  # before anything is trained, not after
     unet_config = config.unet(shape)
     check_training(lambda key: UNet.init(key, unet_config), config, shape, devices)
-    folder = open_run(out, "ddpm", config, devices, image_shape=list(shape))
+    depends = identity.of_source(source)
+    folder = open_run(out, "ddpm", config, devices, depends=depends, image_shape=list(shape))
     loss = make_loss(config)
 
     def on_picture(state: TrainState, step: int) -> None:
         grids = []
         for name, unet in (("weights", state.model), ("averaged weights", state.ema)):
-            key = jax.random.fold_in(jax.random.key(config.seed), GRID_STREAM)
+            key = jax.random.fold_in(key_of_seed(config.seed), GRID_STREAM)
             grids.append((name, draw(key, Diffusion.of(config, unet, shape), GRID)))
         figure = plot.side_by_side(grids, f"samples after {step} steps")
         plot.save(figure, folder.figures / f"samples_{step:06d}.png")
@@ -112,7 +118,7 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
 
 def write_report(folder: Run, config: Config, model: Diffusion, source: Source) -> None:
     """Samples, loss curve and, for scenes, the judge's numbers beside those of real scenes."""
-    key = jax.random.fold_in(jax.random.key(config.seed), SAMPLE_STREAM)
+    key = jax.random.fold_in(key_of_seed(config.seed), SAMPLE_STREAM)
     made = draw(key, model, config.report_count)
     plot.enlarge(plot.tile(made[:64])).save(folder.figures / "samples.png")
     lines = folder.measured()

@@ -15,12 +15,15 @@ import optax
 from minidiff import tables, weights
 from minidiff.data.factors import FACTORS
 from minidiff.data.sources import open_source
+from minidiff.keys import key_of_seed
 from minidiff.measure import metrics
 from minidiff.measure.judge import Judge, look, real_scenes
 from minidiff.training.config import TrainConfig, setting
 from minidiff.training.devices import ONE, Devices
+from minidiff.training.lock import one_writer
 from minidiff.training.loop import train
-from minidiff.training.run import Run, open_run
+from minidiff.training.opening import open_run
+from minidiff.training.run import Run
 
 TEST_SCENES = 8192
 
@@ -44,7 +47,7 @@ MINUTES = {"cpu": 0.8}
 
 def loss(key: jax.Array, judge: Judge, batch: dict, noise: float = 0.0) -> jax.Array:
     """Cross-entropy, summed over the factors; a little noise keeps it from reading single pixels."""
-    images = batch["image"] + noise * jax.random.normal(key, batch["image"].shape)
+    images = batch["image"] + noise * jax.random.normal(key, batch["image"].shape, jnp.float32)
     terms = [
         optax.softmax_cross_entropy_with_integer_labels(logits, batch["factors"][:, i]).mean()
         for i, logits in enumerate(judge(images).values())
@@ -56,9 +59,10 @@ def load(path: str | Path) -> Judge:
     """The averaged weights of a run. InputError if it is no run of this recipe."""
     run = Run.named(path)
     run.read_config("judge")
-    return run.load_ema(jax.eval_shape(Judge.init, jax.random.key(0)))
+    return run.load_ema(jax.eval_shape(Judge.init, key_of_seed(0)))
 
 
+@one_writer
 def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = True) -> Run:
     """Train (or go on training) the judge in the folder ``out``; then measure it."""
     folder = open_run(out, "judge", config, devices)

@@ -21,6 +21,7 @@ from minidiff import plot
 from minidiff.data.sources import Source, Wrapper
 from minidiff.errors import InputError, naming
 from minidiff.guidance import Conditioned, drop_condition
+from minidiff.keys import key_of_seed
 from minidiff.layers import count_parameters
 from minidiff.measure import compare, judge, showcase
 from minidiff.measure.compare import captions
@@ -30,12 +31,14 @@ from minidiff.recipes import clip
 from minidiff.text import TextTransformer
 from minidiff.trained.diffusion import Diffusion, draw, read_ids
 from minidiff.trained.encoder import Encoder
-from minidiff.training import diffusion
+from minidiff.training import diffusion, identity
 from minidiff.training.config import setting
 from minidiff.training.devices import ONE, Devices
+from minidiff.training.lock import one_writer
 from minidiff.training.loop import train
 from minidiff.training.needs import check_training, training_source
-from minidiff.training.run import Run, open_run
+from minidiff.training.opening import open_run
+from minidiff.training.run import Run
 from minidiff.training.state import TrainState
 from minidiff.unet import Condition, UNet, UNetConfig
 
@@ -121,10 +124,11 @@ def load(path: str | Path) -> Diffusion:
     encoder = clip.load(run.path / "clip")
     with naming(run.path / "config.json"):
         unet = unet_config(config, shape, encoder)
-    template = jax.eval_shape(lambda key: UNet.init(key, unet), jax.random.key(0))
+    template = jax.eval_shape(lambda key: UNet.init(key, unet), key_of_seed(0))
     return Diffusion.of(config, run.load_ema(template), shape, encoder=encoder, scale=config.scale)
 
 
+@one_writer
 def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = True) -> Run:
     """Train (or go on training) in the folder ``out``; then sample, draw and measure."""
     source = training_source(config, captioned=True)
@@ -133,9 +137,15 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
         judge.check_images(shape)  # before anything is trained, not after
     without_text = config.unet(shape)  # what is wrong is told before anything is written
     check_training(lambda key: UNet.init(key, without_text), config, shape, devices)
-    if config.encoder and not (Path(out) / "clip" / "config.json").exists():
-        clip.load(config.encoder)
-    folder = open_run(out, "text_to_image", config, devices, image_shape=list(shape))
+    depends = identity.of_source(source)
+    named = Run.named(config.encoder) if config.encoder else None
+    # Once copied it is not needed any more; where it is still there, it must be what was copied.
+    if named and (named.path.exists() or not (Path(out) / "clip" / "config.json").exists()):
+        depends |= _identity(clip.load(config.encoder))
+    facts = {"depends": depends, "image_shape": list(shape)}
+    if named:  # one that is trained in the folder has a record of its own
+        facts["kept"] = _kept
+    folder = open_run(out, "text_to_image", config, devices, **facts)
     encoder = _encoder(folder, config, progress)
     captioned = source.tokenized(encoder.tokenizer, encoder.context)
     schedule, weight = config.noise_schedule(), config.step_weight()
@@ -152,7 +162,7 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
     prompts = captions(config.data, config.seed, "test", shape[0], SHOWN)
 
     def on_picture(state: TrainState, step: int) -> None:
-        made = draw(jax.random.key(config.seed), model(state.ema), SHOWN, prompts=prompts)
+        made = draw(key_of_seed(config.seed), model(state.ema), SHOWN, prompts=prompts)
         figure = plot.contact_sheet(made, prompts, f"after {step} steps")
         plot.save(figure, folder.figures / f"prompts_{step:06d}.png")
 
@@ -170,6 +180,19 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
     if folder.writes:
         write_report(folder, config, model(state.ema), source)
     return folder
+
+
+def _kept(run: Run) -> dict[str, str]:
+    """The identity of the CLIP that was copied to this folder, if one was."""
+    path = run.path / "clip"
+    return _identity(clip.load(path)) if (path / "config.json").exists() else {}  # the copy's seal
+
+
+def _identity(encoder: Encoder) -> dict[str, str]:
+    return {
+        "encoder": identity.of_weights(encoder.clip),
+        "tokenizer": identity.of_tokenizer(encoder.tokenizer),
+    }
 
 
 def _encoder(folder: Run, config: Config, progress: bool) -> Encoder:
@@ -220,12 +243,12 @@ def write_report(folder: Run, config: Config, model: Diffusion, source: Source) 
                 fewer, config.compare_steps
             )
         if config.showcase:
-            key = jax.random.fold_in(jax.random.key(config.seed), SHOWCASE_STREAM)
+            key = jax.random.fold_in(key_of_seed(config.seed), SHOWCASE_STREAM)
             scenes = judge.real_scenes(config.seed, "test", side, 8)
             figures |= showcase.pictures(key, model, scenes)
     else:
         prompts = {"test": captions(config.data, config.seed, "test", side, SHOWN)}
-        key = jax.random.fold_in(jax.random.key(config.seed), SAMPLE_STREAM)
+        key = jax.random.fold_in(key_of_seed(config.seed), SAMPLE_STREAM)
         made = draw(key, model, SHOWN, prompts=prompts["test"])
     shown = prompts["test"][:SHOWN]
     figures["prompts"] = plot.contact_sheet(made[:SHOWN], shown, f"guidance {config.scale:g}")

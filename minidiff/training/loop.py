@@ -13,6 +13,7 @@ from tqdm import tqdm
 from minidiff.data.sources import Source, known_problems
 from minidiff.data.stream import feed
 from minidiff.errors import InputError, complain
+from minidiff.keys import key_of_seed
 from minidiff.runtime import FEW_RUNS
 from minidiff.training.config import TrainConfig
 from minidiff.training.interrupts import Interrupts, Stopped
@@ -60,7 +61,7 @@ def train(
     devices = run.devices
     devices.check_batch(config.batch_size)
     # Unlike streams for weights and noise: a key never serves two purposes.
-    init_key, step_key = jax.random.split(jax.random.key(config.seed))
+    init_key, step_key = jax.random.split(key_of_seed(config.seed))
     optimizer = make_optimizer(
         config.steps,
         config.learning_rate,

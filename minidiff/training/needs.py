@@ -7,6 +7,7 @@ import jax
 
 from minidiff import memory
 from minidiff.data.sources import Source, check_captions, open_source
+from minidiff.keys import key_of_seed
 from minidiff.training.config import TrainConfig
 from minidiff.training.devices import ONE, Devices
 
@@ -33,7 +34,7 @@ def check_training(
 
     A lower bound, from shapes alone: what lies between the layers is not counted.
     """
-    weights = memory.tree_bytes(jax.eval_shape(init, jax.random.key(0)))
+    weights = memory.tree_bytes(jax.eval_shape(init, key_of_seed(0)))
     memory.require(
         COPIES * weights // devices.parts, "training so many weights", "make the network smaller"
     )

@@ -1,28 +1,28 @@
 """A run is a folder: what was asked, what was measured, what was learned.
 
-    config.json    the recipe, its settings and the versions that began it
+    config.json    the recipe, its settings, what else it depends on and the versions that began it
     metrics.jsonl  a line of numbers for every dispatch
     checkpoints/   step_00000500.safetensors: the whole training state, the last ones and the best
     figures/       pictures made on the way and at the end
     report.json, report.md   what the run achieved
 
 Everything but metrics.jsonl is written whole or not at all, so a run that is killed at any moment
-goes on from its last checkpoint, and ends with the weights it would have had anyway.
+goes on from its last checkpoint, and ends with the weights it would have had anyway. It does not go
+on where what it depends on has changed, and only one process writes there (``training.lock``).
 """
 
 import dataclasses
 import json
 import math
-import os
 import re
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from minidiff import files, weights
 from minidiff.errors import InputError, naming
-from minidiff.training.config import TrainConfig, check_fact, free_fields
+from minidiff.training import lock
+from minidiff.training.config import check_fact
 from minidiff.training.devices import ONE, Devices
 from minidiff.training.state import TrainState
 
@@ -33,7 +33,7 @@ MOST_METRICS = 2**28  # bytes of metrics.jsonl: millions of lines
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run's folder; make one with ``open_run``. Of several processes only one writes there.
+    """A run's folder; make one with ``opening.open_run``. Of several processes only one writes there.
 
     ``chosen`` is the checkpoint that its weights are read from: a step, "best", or "" for the last.
     """
@@ -86,6 +86,10 @@ class Run:
                 return kind(**fields), *found
         except (AttributeError, KeyError, TypeError) as error:
             raise InputError(f"{path} is not of this version: {error}") from None
+
+    def close(self) -> None:
+        """Another process may write to the folder from now on."""
+        lock.release(self.path)
 
     def write_json(self, name: str, content: dict) -> None:
         self.write_text(name, json.dumps(content, indent=2) + "\n")
@@ -188,48 +192,6 @@ class Run:
         target.write_json("config.json", self.read_json("config.json"))  # the seal
 
 
-def open_run(
-    path: Path | str, recipe: str, config: TrainConfig, devices: Devices = ONE, **facts
-) -> Run:
-    """Create a run's folder, or come back to one that was made with the same settings.
-
-    ``facts`` stand in config.json beside them, and must be the same too. InputError if the folder
-    holds something else or cannot be written. All processes of a run must ask.
-    """
-    run, refusal = Run(Path(path), devices), None
-    if run.writes:
-        try:
-            _prepare(run, recipe, config, facts)
-        except InputError as error:
-            refusal = error
-    if devices.agree(refusal is not None):
-        raise refusal or InputError(f"{path} cannot be used: the first process says why")
-    return run
-
-
-def _prepare(run: Run, recipe: str, config: TrainConfig, facts: dict) -> None:
-    """Make the folder, or see that it is of these settings, and clean it. InputError if neither."""
-    asked = {"recipe": recipe, "config": json.loads(json.dumps(dataclasses.asdict(config)))}
-    asked |= facts
-    try:
-        if (run.path / "config.json").exists():
-            _check_same(run, asked, free_fields(config))
-        else:
-            if run.path.exists() and (not run.path.is_dir() or _has_content(run.path)):
-                raise InputError(f"{run.path} holds something else: choose a new folder for --out")
-            run.path.mkdir(parents=True, exist_ok=True)
-            versions = {"jax": jax.__version__, "backend": jax.default_backend()}
-            run.write_json("config.json", asked | versions)
-        for folder in (run.figures, run.checkpoints):
-            folder.mkdir(exist_ok=True)
-        for folder in (run.path, run.figures, run.checkpoints):
-            weights.remove_leftovers(folder)
-            if not os.access(folder, os.W_OK):
-                raise PermissionError(13, "not writable")
-    except OSError as error:
-        raise InputError(f"cannot write to {run.path}: {error.strerror or error}") from None
-
-
 def _numbers(path: Path, number: int, line: bytes) -> dict:
     """A line of metrics.jsonl: an object of numbers, among them what every line has."""
     try:
@@ -245,26 +207,3 @@ def _numbers(path: Path, number: int, line: bytes) -> dict:
 def _plain(value: object) -> object:
     """What JSON made a list was a tuple."""
     return tuple(value) if isinstance(value, list) else value
-
-
-def _has_content(folder: Path) -> bool:
-    """Whether it holds more than what a killed writer of config.json may have left there."""
-    return any(not path.name.startswith(weights.TEMPORARY) for path in folder.iterdir())
-
-
-def _check_same(run: Run, asked: dict, free: set[str]) -> None:
-    """InputError where the folder's settings are others; those that are ``free`` may be."""
-    there = run.read_config(asked["recipe"])
-    if not isinstance(there.get("config"), dict):
-        raise InputError(f"{run.path / 'config.json'} is damaged: it holds no settings")
-    old, new = ({**of, **of["config"]} for of in (there, asked))
-    changed = [
-        f"{name} is {old.get(name)} there, {new[name]} here"
-        for name in new
-        if name != "config" and name not in free and old.get(name) != new[name]
-    ]
-    if changed:
-        raise InputError(
-            f"{run.path} was begun with other settings ({'; '.join(changed[:3])}): "
-            "give the same ones to go on, or another --out"
-        )

@@ -12,6 +12,7 @@ import safetensors.numpy
 
 from minidiff.clip import CLIP, CLIPConfig
 from minidiff.errors import InputError
+from minidiff.keys import key_of_seed
 from minidiff.text import Tokenizer
 from minidiff.weights.clip_settings import LEGACY_END, preprocessor_settings, read_config, settings
 from minidiff.weights.files import write_together
@@ -127,7 +128,7 @@ def tokenizer_place(folder: Path) -> Path | None:
 
 
 def _template(config: CLIPConfig) -> CLIP:
-    return jax.eval_shape(functools.partial(CLIP.init, config=config), jax.random.key(0))
+    return jax.eval_shape(functools.partial(CLIP.init, config=config), key_of_seed(0))
 
 
 def _json(facts: dict) -> bytes:

@@ -12,6 +12,7 @@ import safetensors.numpy
 
 from minidiff.errors import InputError
 from minidiff.files import read_json
+from minidiff.keys import key_of_seed
 from minidiff.settings import Settings
 from minidiff.unet import UNet, UNetConfig
 from minidiff.weights.files import write_together
@@ -101,7 +102,7 @@ def _place(path: Path | str) -> Path:
 
 
 def _template(config: UNetConfig) -> UNet:
-    return jax.eval_shape(functools.partial(UNet.init, config=config), jax.random.key(0))
+    return jax.eval_shape(functools.partial(UNet.init, config=config), key_of_seed(0))
 
 
 def entries(unet: UNet, linear_projection: bool = False) -> list[Entry]:

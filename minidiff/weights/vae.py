@@ -10,6 +10,7 @@ import jax
 import safetensors.numpy
 
 from minidiff.errors import InputError
+from minidiff.keys import key_of_seed
 from minidiff.vae import VAE, VAEConfig
 from minidiff.weights.files import write_together
 from minidiff.weights.folders import weight_files
@@ -87,7 +88,7 @@ def save_vae(vae: VAE, folder: Path | str) -> None:
 
 
 def _template(config: VAEConfig) -> VAE:
-    return jax.eval_shape(functools.partial(VAE.init, config=config), jax.random.key(0))
+    return jax.eval_shape(functools.partial(VAE.init, config=config), key_of_seed(0))
 
 
 def entries(vae: VAE) -> list[Entry]:
