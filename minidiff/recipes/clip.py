@@ -175,11 +175,11 @@ def run(out: str, config: Config, *, devices: Devices = ONE, progress: bool = Tr
     begin = partial(init, config=clip_config, loss=config.loss)
     check_training(begin, config, shape, devices)
     shown = held_out(config, source, SHOWN)
-    facts = {"image_shape": list(shape), "context": context}
-    depends, kept = identity.of_source_and(source, tokenizer), identity.kept_tokenizer
-    folder = open_run(out, "clip", config, devices, depends=depends, kept=kept, **facts)
+    facts = {"image_shape": list(shape), "context": context, "kept": identity.kept_tokenizer}
+    facts["depends"] = identity.of_source_and(source, tokenizer)
+    folder = open_run(out, "clip", config, devices, **facts)
     if folder.writes:
-        if not kept(folder):  # never in place of one: what was trained reads its ids
+        if not identity.kept_tokenizer(folder):  # never over one: what was trained reads its ids
             tokenizer.save(folder.path / "tokenizer")
         (folder.path / SCORES).mkdir(exist_ok=True)
 
@@ -226,9 +226,7 @@ def write_report(folder: Run, config: Config, encoder: Encoder, source: Source) 
     """Recall on held-out captions; for scenes, everything that ``minidiff.measure.exam`` asks."""
     files = sorted((folder.path / SCORES).glob("*.safetensors"))
     shown = files[:2] + files[2:][-1:]  # before, soon after the start, at the end
-    panels = [
-        (f"after {int(file.stem)} steps", weights.load_arrays(file)[0]["cosine"]) for file in shown
-    ]
+    panels = [(f"after {int(f.stem)} steps", weights.load_arrays(f)[0]["cosine"]) for f in shown]
     figure = plot.similarity_matrices(panels, f"cosines of {SHOWN} held-out images and captions")
     plot.save(figure, folder.figures / "similarity.png")
     lines = folder.measured()
