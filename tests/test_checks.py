@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from minidiff import checks
-from minidiff.checks.exercise import difference, transformed
+from minidiff.checks.exercise import transformed
+from minidiff.checks.faults import difference
 
 EXERCISES = checks.exercises()
 MISTAKES = [(name, sentence) for name, e in EXERCISES.items() for sentence in e.mistakes]

@@ -23,6 +23,12 @@ def _lengths(x):
     return jnp.linalg.norm(x, axis=1, keepdims=True)
 
 
+def _cosines(image_embeddings, text_embeddings):
+    image_lengths = jnp.sqrt(jnp.sum(image_embeddings**2, axis=1, keepdims=True))
+    text_lengths = jnp.sqrt(jnp.sum(text_embeddings**2, axis=1, keepdims=True))
+    return (image_embeddings / image_lengths) @ (text_embeddings / text_lengths).T
+
+
 cosine_similarity = Exercise(
     name="cosine_similarity",
     task="The cosine of the angle between every image and every text.",
@@ -57,6 +63,8 @@ cosine_similarity = Exercise(
             lambda image, text: jnp.arccos(jnp.clip(normalize(image) @ normalize(text).T, -1, 1))
         ),
     },
+    written=_cosines,
+    traced=True,
     hints=(
         "Divide each row by its length: the root of the sum of its squares.",
         "`jnp.sum(x**2, axis=1, keepdims=True)` has shape (rows, 1), so x can be divided by it.",
@@ -78,6 +86,11 @@ def _choices() -> list[tuple]:
 
 def _right(table, labels):
     return table[jnp.arange(len(labels)), labels]
+
+
+def _surprise(logits, labels):
+    total = jax.nn.logsumexp(logits, axis=1)
+    return jnp.mean(total - logits[jnp.arange(len(labels)), labels])
 
 
 cross_entropy = Exercise(
@@ -116,6 +129,8 @@ cross_entropy = Exercise(
             lambda logits, labels: -jnp.mean(jax.nn.log_softmax(logits))
         ),
     },
+    written=_surprise,
+    traced=True,
     hints=(
         "-log(exp(a) / (exp(a) + exp(b))) is log(exp(a) + exp(b)) - a.",
         "`jax.nn.logsumexp(logits, axis=1)` is the first part, without overflow.",
@@ -163,6 +178,14 @@ def _slopes(candidate):
     wanted = jax.grad(contrastive_loss.solution)(image, text, log_scale)
     if not jnp.allclose(jnp.asarray(found), wanted, rtol=1e-3, atol=1e-5):
         raise Wrong(_WRONG_SLOPES)
+
+
+def _both_ways(image_embeddings, text_embeddings, log_scale):
+    logits = jnp.exp(log_scale) * normalize(image_embeddings) @ normalize(text_embeddings).T
+    labels = jnp.arange(len(logits))
+    rows = cross_entropy.solution(logits, labels)
+    columns = cross_entropy.solution(logits.T, labels)
+    return (rows + columns) / 2
 
 
 contrastive_loss = Exercise(
@@ -216,6 +239,8 @@ contrastive_loss = Exercise(
             jax.lax.stop_gradient(image), text, log_scale
         ),
     },
+    written=_both_ways,
+    traced=True,
     hints=(
         "logits = exp(log_scale) * cosine_similarity(image_embeddings, text_embeddings)",
         "The right answer of row i is i: labels = jnp.arange(N). Columns are rows of logits.T.",

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from minidiff.checks.exercise import Exercise, normal
+from minidiff.checks.exercise import SEED, Exercise, normal
 from minidiff.layers import LayerNorm, Linear
 
 # One step of gradient descent -----------------------------------------------------------------------
@@ -56,6 +56,14 @@ def _one_after_the_other(params, x, y, rate):
     return params
 
 
+def _descended(params, x, y, rate):
+    def loss(params):
+        return jnp.mean((x @ params["weight"] + params["bias"] - y) ** 2)
+
+    slopes = jax.grad(loss)(params)
+    return {name: params[name] - rate * slopes[name] for name in params}
+
+
 descent_step = Exercise(
     name="descent_step",
     task="The parameters after one step of gradient descent on the mean squared error of a line.",
@@ -79,6 +87,7 @@ descent_step = Exercise(
         ),
         "one gradient, taken before anything moves, serves weight and bias": _one_after_the_other,
     },
+    written=_descended,
     hints=(
         "First write a function loss(params): a number, the mean of (x @ weight + bias - y) ** 2.",
         "jax.grad(loss)(params) is a dict with the same keys: the slope in each number.",
@@ -93,7 +102,8 @@ descent_step = Exercise(
 
 
 def _keys() -> list[tuple]:
-    return [(jax.random.key(0), 3, 4), (jax.random.key(7), 5, 2)]
+    seeds = 0, 7 + 100 * SEED.get()
+    return [(jax.random.key(seeds[0]), 3, 4), (jax.random.key(seeds[1]), 5, 2)]
 
 
 def _block_weights(key, blocks, width):
@@ -118,6 +128,11 @@ def _chained(key, blocks):
 
 def _whole(key, blocks, width):
     return jax.random.normal(key, (blocks, width, width)) / np.sqrt(width)
+
+
+def _blocks(key, blocks, width):
+    keys = jax.random.split(key, blocks)
+    return jnp.stack([Linear.init(k, width, width).weight for k in keys])
 
 
 block_weights = Exercise(
@@ -145,6 +160,7 @@ block_weights = Exercise(
             )
         ),
     },
+    written=_blocks,
     hints=(
         "jax.random.split(key, blocks) is an array of that many keys.",
         "Write the function for one key: Linear.init(key, width, width).weight.",
@@ -191,6 +207,12 @@ def _normed(
     return mistake
 
 
+def _row_by_row(x, scale, shift, eps):
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean((x - mean) ** 2, axis=-1, keepdims=True)
+    return (x - mean) / jnp.sqrt(variance + eps) * scale + shift
+
+
 layer_norm = Exercise(
     name="layer_norm",
     task="Normalise the last axis of x (..., width), then scale and shift it.",
@@ -223,6 +245,7 @@ layer_norm = Exercise(
             finished=lambda normed, scale, shift: (normed + shift) * scale
         ),
     },
+    written=_row_by_row,
     hints=(
         "Take the mean of each row away, then divide by the root of the mean square of what is left.",
         "x.mean(axis=-1, keepdims=True) has shape (..., 1), which fits x again.",

@@ -1,0 +1,274 @@
+"""How what a student's function returned is related to what was wanted, in a sentence.
+
+Where no known mistake gives the same numbers, the numbers may still say what is wrong: all of one sign
+too many, all twice too large, right but for the images at t = 0, or of the noise too little. Each sentence
+here states what has been found to hold for these numbers.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+Close = Callable[[object, object], bool]
+
+
+def relation(
+    cases: Sequence[tuple], got: list, wanted: list, close: Close, names: Sequence[str]
+) -> str | None:
+    """What holds between all that was returned and all that was wanted; none if nothing is found.
+
+    ``close`` says whether two answers are equal within the exercise's tolerance, ``names`` what its
+    arguments are called.
+    """
+    parts = _parts(got, wanted)
+    if parts is None:
+        return None
+    wrong = {key: pair for key, pair in parts.items() if not all(map(close, *pair))}
+    for key, (mine, right) in wrong.items():
+        where = "" if key is None else f"{key}: "
+        if len(wrong) < len(parts):
+            where = f"only {key} is wrong: "
+        said = _of_one(cases, mine, right, close, names)
+        if said:
+            return where + said
+    return None
+
+
+def arguments_of(function: Callable) -> list[str]:
+    """What they are called; none where that cannot be known."""
+    try:
+        return list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return []
+
+
+def _parts(got: list, wanted: list) -> dict | None:
+    """Answers with several parts, part by part."""
+    first = wanted[0]
+    if isinstance(first, dict):
+        return {f"[{key!r}]": ([g[key] for g in got], [w[key] for w in wanted]) for key in first}
+    if isinstance(first, tuple):
+        return {f"[{i}]": ([g[i] for g in got], [w[i] for w in wanted]) for i in range(len(first))}
+    if isinstance(first, list | str):
+        return None
+    return {None: (got, wanted)}
+
+
+def _of_one(cases, got: list, wanted: list, close: Close, names: Sequence[str]) -> str | None:
+    mine = [np.asarray(g, np.float64) for g in got]
+    right = [np.asarray(w, np.float64) for w in wanted]
+    if any(m.shape != r.shape for m, r in zip(mine, right, strict=True)):
+        return _of_shapes(mine, right, close)
+    if not all(np.isfinite(m).all() for m in mine):
+        return _of_infinite(mine, right)
+    with np.errstate(all="ignore"):
+        for say in (_arguments, _functions, _multiples, _orders, _amounts, _rows, _whole_cases):
+            said = say(cases, mine, right, close, names)
+            if said:
+                return said
+    return None
+
+
+def _all(close: Close, mine: list, right: list) -> bool:
+    return all(m.shape == r.shape and close(m, r) for m, r in zip(mine, right, strict=True))
+
+
+def _of_shapes(mine: list, right: list, close: Close) -> str | None:
+    shapes = f"shape {mine[0].shape}, wanted {right[0].shape}"
+    pairs = list(zip(mine, right, strict=True))
+    if all(m.size == r.size and close(m.reshape(r.shape), r) for m, r in pairs):
+        return f"the numbers are right, only their axes are not: {shapes}"
+    if all(m.T.shape == r.shape and close(m.T, r) for m, r in pairs):
+        return f"rows and columns are exchanged: {shapes}"
+    if all(m.ndim == 0 < r.ndim for m, r in pairs):
+        return f"this is one number for everything: {shapes}. Which axis must stay?"
+    if all(m.ndim > r.ndim for m, r in pairs):
+        return f"there is an axis too many: {shapes}. Must one be summed, or was keepdims too much?"
+    if all(m.ndim < r.ndim for m, r in pairs):
+        return f"there is an axis too few: {shapes}. Was one summed that must stay?"
+    if all(m.shape == r.shape[::-1] for m, r in pairs):
+        return f"the axes are in the wrong order: {shapes}"
+    return None
+
+
+def _of_infinite(mine: list, right: list) -> str | None:
+    finite = all(np.isfinite(r).all() for r in right)
+    if not finite:
+        return None
+    some = next(m for m in mine if not np.isfinite(m).all())
+    if np.isnan(some).any():
+        return (
+            "there is NaN in it: 0 divided by 0, infinity less infinity, or the root or the log of "
+            "a negative number"
+        )
+    return "there is an infinity in it: a division by 0, the log of 0, or an exp that overflows"
+
+
+def _arguments(cases, mine, right, close, names) -> str | None:
+    for i, name in enumerate(names):
+        given = [case[i] if i < len(case) else None for case in cases]
+        arrays = all(getattr(g, "dtype", None) is not None and g.dtype.kind in "fiub" for g in given)
+        if arrays and _all(close, mine, [np.asarray(g, np.float64) for g in given]):
+            return f"this is `{name}` as it was given"
+    return None
+
+
+def _functions(cases, mine, right, close, names) -> str | None:
+    if all(np.ptp(m) == 0 for m in mine) and any(np.ptp(r) > 0 for r in right):
+        return f"all its numbers are the same, {mine[0].flat[0]:.4g}"
+    for told, change in (
+        ("the sign is turned round: this is minus the right answer", lambda r: -r),
+        ("this is 1 minus the right answer", lambda r: 1 - r),
+        ("this is the square of the right answer", np.square),
+        ("this is the square root of the right answer", np.sqrt),
+        ("this is 1 divided by the right answer", lambda r: 1 / r),
+        ("this is the exp of the right answer", np.exp),
+        ("this is the log of the right answer", np.log),
+        ("the right answer without its sign", np.abs),
+        ("this is the right answer, but what is below 0 is cut off", lambda r: np.maximum(r, 0)),
+        ("this is the right answer, but rounded", np.round),
+        ("these are sums along the right answer", lambda r: np.cumsum(r, axis=-1)),
+    ):
+        if _all(close, mine, [change(r) for r in right]):
+            return told
+    return None
+
+
+def _multiples(cases, mine, right, close, names) -> str | None:
+    """Too large by a factor, or by a constant."""
+    factors = [np.vdot(r, m) / np.vdot(r, r) for m, r in zip(mine, right, strict=True)]
+    same = np.ptp(factors) < 1e-3 * abs(factors[0])
+    enough = any(r.size > 1 for r in right)  # one number is always a multiple of another
+    if _all(close, mine, [f * r for f, r in zip(factors, right, strict=True)]):
+        if same:
+            return f"everything is {factors[0]:.4g} times what it should be"
+        if enough:
+            told = ", ".join(f"{f:.4g}" for f in factors)
+            return f"right up to a factor in each case ({told}): is a scale, a sum or a mean amiss?"
+    steps = [np.mean(m - r) for m, r in zip(mine, right, strict=True)]
+    if _all(close, mine, [r + s for s, r in zip(steps, right, strict=True)]):
+        if np.ptp(steps) < 1e-3 * (1e-3 + abs(steps[0])):
+            return f"{abs(steps[0]):.4g} too {'much' if steps[0] > 0 else 'little'}, everywhere"
+        if enough:
+            return "right up to a constant in each case: something is added that should not be"
+    return None
+
+
+def _orders(cases, mine, right, close, names) -> str | None:
+    """The right numbers in other places."""
+    for told, change in (
+        ("rows and columns are exchanged", lambda r: r.T),
+        ("the order of the rows is turned round", lambda r: r[::-1] if r.ndim else r),
+        ("the order along the last axis is turned round", lambda r: r[..., ::-1] if r.ndim else r),
+        ("all is moved by one place, forwards", lambda r: np.roll(r, 1, -1) if r.ndim else r),
+        ("all is moved by one place, backwards", lambda r: np.roll(r, -1, -1) if r.ndim else r),
+    ):
+        if _all(close, mine, [change(r) for r in right]):
+            return told
+    many = all(np.unique(r).size > 2 for r in right)
+    if many and _all(close, [np.sort(m, None) for m in mine], [np.sort(r, None) for r in right]):
+        return "the numbers are right, their order is not"
+    return None
+
+
+def _told(case: tuple, row: int, names: Sequence[str], rows: int) -> str:
+    """Row by row what an argument of integers says: "t = 300"."""
+    for name, value in zip(names, case, strict=False):
+        if getattr(value, "shape", None) == (rows,) and np.asarray(value).dtype.kind in "iu":
+            return f"{name} = {np.asarray(value)[row]}"
+    return f"row {row}"
+
+
+def _amounts(cases, mine, right, close, names) -> str | None:
+    """Where the answer is so much of one argument and so much of another: which is amiss?"""
+    for case, m, r in zip(cases, mine, right, strict=True):
+        given = {
+            name: np.asarray(value, np.float64)
+            for name, value in zip(names, case, strict=False)
+            if getattr(value, "shape", None) == m.shape and m.ndim > 1
+        }
+        if not given:
+            continue
+        for row in range(len(m)):
+            basis = np.stack([value[row].ravel() for value in given.values()], axis=1)
+            if len(basis) <= len(given):
+                break
+            want, whole = _shares(basis, r[row].ravel())
+            have, fits = _shares(basis, m[row].ravel())
+            if not (whole and fits):
+                break
+            amiss = np.flatnonzero(np.abs(want - have) > 1e-3 * (1 + np.abs(want)))
+            if not len(amiss):
+                continue
+            some = list(given)
+            told = " and ".join(
+                f"{have[i]:.3g} times {some[i]} is in it, where {want[i]:.3g} is right"
+                for i in amiss
+            )
+            rest = [some[i] for i in range(len(some)) if i not in amiss]
+            fine = f"; the share of {' and '.join(rest)} is right" if rest else ""
+            return f"at {_told(case, row, names, len(m))}: {told}{fine}"
+    return None
+
+
+def _shares(basis: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, bool]:
+    """How much of each column is in y, and whether that is all of it."""
+    share = np.linalg.lstsq(basis, y, rcond=None)[0]
+    rest = np.abs(basis @ share - y).max()
+    return share, bool(rest <= 1e-3 * (1 + np.abs(y).max()))
+
+
+def _rows(cases, mine, right, close, names) -> str | None:
+    """Right but for some rows."""
+    for case, m, r in zip(cases, mine, right, strict=True):
+        if close(m, r) or m.ndim == 0 or len(m) < 2:
+            continue
+        bad = [row for row in range(len(m)) if not close(m[row], r[row])]
+        if len(bad) <= len(m) / 2:
+            told = ", ".join(_told(case, row, names, len(m)) for row in bad[:4])
+            return f"right but for {told}: got {_short(m[bad[0]])}, wanted {_short(r[bad[0]])}"
+        if len(bad) < len(m):
+            good = [row for row in range(len(m)) if row not in bad]
+            told = ", ".join(_told(case, row, names, len(m)) for row in good[:4])
+            return f"right for {told} alone"
+        return None
+    return None
+
+
+def _short(value: np.ndarray) -> str:
+    flat = np.ravel(value)
+    return f"{flat[0]:.4g}" if flat.size == 1 else f"{flat[0]:.4g}, ..."
+
+
+def _whole_cases(cases, mine, right, close, names) -> str | None:
+    """Right in some cases, wrong in others: which?"""
+    good = [close(m, r) for m, r in zip(mine, right, strict=True)]
+    if not any(good):
+        return None
+    bad = good.index(False)
+    numbers = [
+        f"{name} = {value:.4g}"
+        for name, value in zip(names, cases[bad], strict=False)
+        if np.ndim(value) == 0 and isinstance(value, int | float | np.number)
+    ]
+    shapes = [
+        f"{name} of shape {value.shape}"
+        for name, value in zip(names, cases[bad], strict=False)
+        if getattr(value, "ndim", 0)
+    ]
+    where = ", ".join(numbers or shapes[:2]) or f"case {bad + 1}"
+    return f"right in {sum(good)} of {len(good)} cases, not with {where}"
+
+
+def lists(got: object, wanted: list) -> Iterator[str]:
+    """What can be said of a list of strings that is not the one wanted."""
+    if not isinstance(got, list | tuple):
+        yield f"a list is wanted, this is a {type(got).__name__}"
+        return
+    if "".join(map(str, got)) != "".join(wanted):
+        yield f"symbols are lost or made up: {list(got)}, wanted {wanted}"
+    elif len(got) > len(wanted):
+        yield f"not joined all that must be: {list(got)}, wanted {wanted}"
+    else:
+        yield f"joined what must not be: {list(got)}, wanted {wanted}"
