@@ -153,7 +153,10 @@ def _scores() -> list[tuple]:
         (tied, np.eye(3, dtype=bool)),
         (np.ones((5, 5)), np.eye(5, dtype=bool)),
         (wide, np.array([[False, True, True], [True, False, True]])),
-        (np.asarray(normal(4, 7, 5)), integers(5, 0, 2, 7, 5) == 1),
+        (
+            np.asarray(normal(4, 6, 6)),
+            np.eye(6, dtype=bool) | (integers(5, 0, 6, 6, 1) == np.arange(6)),
+        ),
     ]
 
 

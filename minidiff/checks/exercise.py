@@ -29,7 +29,7 @@ from minidiff.plot.show import show
 
 GRADING = "MINIDIFF_GRADING"  # set where a notebook is graded: what its own cells check is silent
 MARKS = {"right": "✓", "wrong": "✗", "not attempted": "○"}
-SECONDS = 20  # that a student's function may take for all cases together
+SECONDS = 20.0  # that a student's function may take for all cases together
 SEED = contextvars.ContextVar("seed", default=0)  # of the arguments; 0: those of every day
 
 
@@ -147,10 +147,8 @@ class Exercise:
             SECONDS, candidate
         ):  # cases are made anew: a function may change its arguments
             got = [candidate(*case) for case in self.cases()]
-        cases, wanted = (
-            self._answers("cases", lambda *case: case),
-            self._answers(None, self.solution),
-        )
+        cases = list(self.cases())
+        wanted = [self._answer(None, self.solution, i, cases) for i in range(len(cases))]
         for case, mine, right in zip(cases, got, wanted, strict=True):
             fault = self._fault(mine, right)
             if fault:
@@ -160,24 +158,31 @@ class Exercise:
         if self.traced:
             _trace(candidate, next(iter(self.cases())))
 
-    def _answers(self, key: object, function: Callable) -> list:
-        """What a function of our own answers to all cases, computed once; none where it cannot."""
-        key = (SEED.get(), key)
+    def _answer(self, key: object, function: Callable, i: int, cases: list[tuple]) -> object:
+        """What a function of our own answers to a case, computed once; none where it cannot."""
+        key = (SEED.get(), key, i)
         if key not in self._known:
             try:
                 with np.errstate(all="ignore"):
-                    self._known[key] = [function(*case) for case in self.cases()]
+                    self._known[key] = function(*cases[i])
             except Exception:  # this mistake cannot be made here
                 self._known[key] = None
         return self._known[key]
+
+    def _gives(self, got: list, cases: list[tuple], key: object, function: Callable) -> bool:
+        """Whether a mistake gives these very numbers."""
+        for i, mine in enumerate(got):
+            made = self._answer(key, function, i, cases)
+            if made is None or self._fault(mine, made):
+                return False
+        return True
 
     def _diagnosis(self, cases: list[tuple], got: list, wanted: list) -> str | None:
         """What went wrong: the mistake or the slip that gives these very numbers, or their relation."""
         if any(g is None for g in got):
             return None
         for sentence, mistake in (*self.mistakes.items(), *self._slips()):
-            made = self._answers(sentence, mistake)
-            if made and not any(self._fault(g, m) for g, m in zip(got, made, strict=True)):
+            if self._gives(got, cases, sentence, mistake):
                 return sentence
         if isinstance(wanted[0], list):
             bad = next(i for i, g in enumerate(got) if self._fault(g, wanted[i]))

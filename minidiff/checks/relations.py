@@ -108,7 +108,9 @@ def _of_infinite(mine: list, right: list) -> str | None:
 def _arguments(cases, mine, right, close, names) -> str | None:
     for i, name in enumerate(names):
         given = [case[i] if i < len(case) else None for case in cases]
-        arrays = all(getattr(g, "dtype", None) is not None and g.dtype.kind in "fiub" for g in given)
+        arrays = all(
+            getattr(g, "dtype", None) is not None and g.dtype.kind in "fiub" for g in given
+        )
         if arrays and _all(close, mine, [np.asarray(g, np.float64) for g in given]):
             return f"this is `{name}` as it was given"
     return None
