@@ -47,6 +47,7 @@ key = jax.random.key(0)
 # **Predict before you run the next cell:** what will the pictures of a row have in common?
 
 # %%
+lesson.predict("...")
 model = text_to_image.load(lesson.weights("text_to_image", WHOSE))
 model = dataclasses.replace(model, steps=STEPS)
 prompts = [
@@ -102,7 +103,8 @@ for scale, wanted in ((0, untold), (1, told), (3, [0.5, 1.2, -0.4, -1.0])):
 # ### Exercise 10.1 · Combine (★, 5 minutes)
 #
 # Write `my_classifier_free(network, xt, t, condition, null, scale)`: the guided guess of the noise.
-# `network(xt, t, condition)` answers with a guess, shaped like `xt`.
+# `network(xt, t, condition)` answers with a guess, shaped like `xt`. No `if` on the scale, here or below:
+# samplers are compiled, and the checks try that.
 # `checks.classifier_free.hint()` helps.
 
 
@@ -131,6 +133,7 @@ lesson.source(ClassifierFree.__call__)
 # deviation)? Will they be spread more or less than with scale 1?
 
 # %%
+lesson.predict("...")
 angles = np.pi / 2 + np.arange(3) * 2 * np.pi / 3
 middles = np.stack([np.cos(angles), np.sin(angles)], axis=1)
 spread, points = 0.4, 1000
@@ -222,8 +225,8 @@ if lesson.preset == "cpu":
 
 # %% [markdown]
 # Faithfulness rises to about 3 and then falls: pictures that come apart are not recognised any
-# more. Beyond 1 variety only falls: at 8 about 2 bits of colour are left, as of four colours, half
-# of the eight. So a scale is a bargain. Ours is 3, Stable Diffusion's usual one 7.5.
+# more. Beyond 1 variety only falls: at 8 about 1.8 bits of colour are left, as of three or four
+# colours instead of eight. So a scale is a bargain. Ours is 3, Stable Diffusion's usual one 7.5.
 #
 # ## Out of range
 #
@@ -266,7 +269,8 @@ denoisers = {
 shape = (8, *model.image_shape)
 made = {name: np.asarray(ddim_sample(key, denoiser, model.schedule, shape, steps=STEPS))
         for name, denoiser in denoisers.items()}  # fmt: skip
-lesson.show(plot.strips(list(made.items()), title="scale 15"))
+columns = [plot.wrap(prompt, 14) for prompt in eight]
+lesson.show(plot.strips(list(made.items()), columns, title="scale 15"))
 beyond = {name: np.mean(np.abs(images) > 1 + 1e-4) for name, images in made.items()}
 lesson.expect("share of numbers out of range, as it is", beyond["as it is"], 0.08, 0.4)
 lesson.expect("share of numbers out of range, clipped", beyond["ClipX0"], 0.0, 1e-3)
@@ -301,6 +305,7 @@ lesson.expect("colours of unseen pairs", found["colour"], 0.85, 1.0)
 # **Predict:** "a cat" with the negative prompt "at night": which backgrounds will the cats get?
 
 # %%
+lesson.predict("...")
 backgrounds, rows, nights = FACTORS["background"], [], {}
 for negative in ("", "at night", "a red cat"):
     made = diffusion.draw(key, model, COUNT, prompts=["a cat"], negative=negative, scale=3.0)
@@ -335,8 +340,8 @@ lesson.expect("cats with 'a red cat' as negative prompt", nights["a red cat"]["c
 #
 # ### Exercise 10.3 · Follow a score (★★★, 10 minutes)
 #
-# Write `my_score_guided(denoiser, score, schedule, xt, t, scale)`. `score(x0)` gives one number for
-# each sample, `(batch,)`; `denoiser(xt, t)` gives eps. Use `jax.grad` on a function of `xt`.
+# Write `my_score_guided(denoiser, score, schedule, xt, t, scale)`. In the check `xt` is `(batch, 2)`,
+# points in the plane. `score(x0)` gives one number for each, `(batch,)`; `denoiser(xt, t)` gives eps. Use `jax.grad` on a function of `xt`.
 
 
 # %%
@@ -381,7 +386,6 @@ for name, one, other in (("right", model.condition(eight), nothing),
                          ("exchanged", nothing, model.condition(eight))):  # fmt: skip
     denoiser = ClipX0(ClassifierFree(network, one, other, jnp.float32(3.0)), model.schedule)
     order[name] = np.asarray(ddim_sample(key, denoiser, model.schedule, shape, steps=STEPS))
-columns = [plot.wrap(prompt, 14) for prompt in eight]
 lesson.show(plot.strips(list(order.items()), columns))
 met = {name: judge.faithfulness(judge.look(look, images)["factors"], eight)["all"]
        for name, images in order.items()}  # fmt: skip

@@ -150,6 +150,7 @@ def _scores() -> list[tuple]:
     return [
         (some, np.eye(4, dtype=bool)),
         (some, alike),
+        (some - 2, alike),
         (tied, np.eye(3, dtype=bool)),
         (np.ones((5, 5)), np.eye(5, dtype=bool)),
         (wide, np.array([[False, True, True], [True, False, True]])),

@@ -104,6 +104,22 @@ cross_entropy = Exercise(
                 -jnp.mean(jnp.log(_right(jnp.exp(logits), labels) / jnp.exp(logits).sum(axis=1)))
             )
         ),
+        "the softmax underflows at logits of 100: its small probabilities become 0, and their log "
+        "infinite. Use jax.nn.log_softmax, or logsumexp less the logit": (
+            lambda logits, labels: -jnp.mean(jnp.log(_right(jax.nn.softmax(logits), labels)))
+        ),
+        "the small number in the log hides small probabilities: jax.nn.log_softmax needs none": (
+            lambda logits, labels: -jnp.mean(jnp.log(_right(jax.nn.softmax(logits), labels) + 1e-8))
+        ),
+        "the labels are not used: this takes the diagonal, the answer i of question i": (
+            lambda logits, labels: -jnp.mean(jnp.diag(jax.nn.log_softmax(logits)))
+        ),
+        "this is the mean of the *best* answer's cost: the right one is labels[i]": (
+            lambda logits, labels: -jnp.mean(jax.nn.log_softmax(logits).max(axis=1))
+        ),
+        "this is the log of the mean: take the log of each probability first, then the mean": (
+            lambda logits, labels: -jnp.log(jnp.mean(_right(jax.nn.softmax(logits), labels)))
+        ),
         "did you forget the minus? A log of a probability is negative, a loss is not": (
             lambda logits, labels: jnp.mean(_right(jax.nn.log_softmax(logits), labels))
         ),

@@ -182,7 +182,9 @@ class Exercise:
         if any(g is None for g in got):
             return None
         for sentence, mistake in (*self.mistakes.items(), *self._slips()):
-            if self._gives(got, cases, sentence, mistake):
+            if self._gives(got, cases, sentence, mistake) and not self._gives(
+                wanted, cases, sentence, mistake
+            ):
                 return sentence
         if isinstance(wanted[0], list):
             bad = next(i for i, g in enumerate(got) if self._fault(g, wanted[i]))

@@ -21,6 +21,8 @@ def difference(got, wanted, name: str, rtol: float = 1e-4, atol: float = 1e-5) -
         return f"{name} returned an array of shape {mine.shape}, wanted {right.shape}"
     if np.isnan(mine).any() and not np.isnan(right).any():
         return f"{name} returned NaN: is something divided by zero, or the log of it taken?"
+    if np.any(np.isnan(mine) != np.isnan(right)):
+        return f"{name} is off: a number stands where none can be, or none where one is wanted"
     with np.errstate(invalid="ignore"):  # infinity less infinity
         off = np.where(mine == right, 0, np.abs(mine - right)) - atol - rtol * np.abs(right)
     if not (off > 0).any():

@@ -166,8 +166,10 @@ def _undivided(schedule, xt, t, x0):
 
 
 def _cut_off(schedule, xt, t, eps):
-    x0 = predict_x0(schedule, xt, t, eps)
-    return predict_eps(schedule, xt, t, jnp.clip(x0, -1, 1))
+    signal, noise = signal_and_noise(schedule, t, xt)
+    x0 = (xt - noise * eps) / signal
+    kept = jnp.clip(x0, -1, 1)
+    return (xt - signal * kept) / noise
 
 
 clip_x0 = Exercise(

@@ -176,9 +176,9 @@ block_weights = Exercise(
 
 def _activations() -> list[tuple]:
     """Numbers far from zero, one row of equal numbers; and a large eps, so that its place shows."""
-    x = (3 * normal(0, 4, 6) + 2).at[1].set(5.0)
+    x = (3 * normal(0, 4, 8) + 2).at[1].set(5.0)  # eight: their mean is 5, without rounding
     return [
-        (x, normal(1, 6), normal(2, 6), 1e-5),
+        (x, normal(1, 8), normal(2, 8), 1e-5),
         (0.5 * normal(3, 2, 3, 8) - 1, normal(4, 8), normal(5, 8), 0.5),
     ]
 

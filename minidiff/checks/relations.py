@@ -59,11 +59,11 @@ def _of_one(cases, got: list, wanted: list, close: Close, names: Sequence[str]) 
     mine = [np.asarray(g, np.float64) for g in got]
     right = [np.asarray(w, np.float64) for w in wanted]
     if any(m.shape != r.shape for m, r in zip(mine, right, strict=True)):
-        return _of_shapes(mine, right, close)
+        return _arguments(cases, mine, right, close, names) or _of_shapes(mine, right, close)
     if not all(np.isfinite(m).all() for m in mine):
         return _of_infinite(mine, right)
     with np.errstate(all="ignore"):
-        for say in (_arguments, _functions, _multiples, _orders, _amounts, _rows, _whole_cases):
+        for say in SAYINGS:
             said = say(cases, mine, right, close, names)
             if said:
                 return said
@@ -111,14 +111,47 @@ def _arguments(cases, mine, right, close, names) -> str | None:
         arrays = all(
             getattr(g, "dtype", None) is not None and g.dtype.kind in "fiub" for g in given
         )
-        if arrays and _all(close, mine, [np.asarray(g, np.float64) for g in given]):
+        if not arrays:
+            continue
+        given = [np.asarray(g, np.float64) for g in given]
+        if _all(close, mine, given):
             return f"this is `{name}` as it was given"
+        for how in (np.sum, np.mean, np.max, np.min):
+            for axis in range(given[0].ndim):
+                if all(g.ndim > axis and g.size for g in given) and _all(
+                    close, mine, [how(g, axis=axis) for g in given]
+                ):
+                    return f"this is the {how.__name__} of `{name}` over axis {axis}"
+        if said := _picked(name, given, mine, right, close):
+            return said
+    return None
+
+
+def _is_array(thing: object) -> bool:
+    return isinstance(getattr(thing, "dtype", None), np.dtype) and thing.dtype.kind in "fiub"
+
+
+def _picked(name: str, given: list, mine: list, right: list, close: Close) -> str | None:
+    """Each row is one of an argument's: which, and which is wanted?"""
+    for g, m, r in zip(given, mine, right, strict=True):
+        if g.ndim != m.ndim + 1 or g.shape[:1] + g.shape[2:] != m.shape:
+            return None
+        for row in range(len(m)):
+            mine_at = [j for j in range(g.shape[1]) if close(g[row, j], m[row])]
+            right_at = [j for j in range(g.shape[1]) if close(g[row, j], r[row])]
+            if not mine_at or not right_at:
+                return None
+            if mine_at != right_at:
+                return f"in row {row} this is {name}[{row}, {mine_at[0]}]: place {right_at[0]} is wanted"
     return None
 
 
 def _functions(cases, mine, right, close, names) -> str | None:
     if all(np.ptp(m) == 0 for m in mine) and any(np.ptp(r) > 0 for r in right):
         return f"all its numbers are the same, {mine[0].flat[0]:.4g}"
+    if all(np.unique(m).size == 2 for m in mine) and all(np.unique(r).size > 2 for r in right):
+        low, high = np.unique(mine[0])
+        return f"there are only two numbers in it, {low:.4g} and {high:.4g}: is it a comparison?"
     for told, change in (
         ("the sign is turned round: this is minus the right answer", lambda r: -r),
         ("this is 1 minus the right answer", lambda r: 1 - r),
@@ -135,6 +168,65 @@ def _functions(cases, mine, right, close, names) -> str | None:
         if _all(close, mine, [change(r) for r in right]):
             return told
     return None
+
+
+def _bent(cases, mine, right, close, names) -> str | None:
+    """Cut off, or the right order of numbers that are not right."""
+    edges = [(m.min(), m.max()) for m in mine]
+    if _all(close, mine, [np.clip(r, *e) for r, e in zip(right, edges, strict=True)]):
+        return f"right, but cut off: nothing is below {edges[0][0]:.4g} or above {edges[0][1]:.4g}"
+    if any(np.unique(r).size < 4 for r in right):
+        return None
+    lines = [np.polyfit(r.ravel(), m.ravel(), 1) for m, r in zip(mine, right, strict=True)]
+    if _all(close, mine, [a * r + b for (a, b), r in zip(lines, right, strict=True)]):
+        a, b = lines[0]
+        return f"each number is {a:.4g} times the right one {'+' if b > 0 else '-'} {abs(b):.4g}"
+    for sign, told in ((1, "larger"), (-1, "smaller")):
+        if all(
+            np.all(np.diff(sign * m.ravel()[np.argsort(r, axis=None, kind="stable")]) >= -1e-7)
+            for m, r in zip(mine, right, strict=True)
+        ):
+            return (
+                f"the larger a number should be, the {told} it is, but it is bent: is a root, a square, "
+                "a log, an exp or a division too much in it, or missing?"
+            )
+    return None
+
+
+def _truth(cases, mine, right, close, names) -> str | None:
+    """Of True and False: too many, or too few."""
+    if not all(np.isin(a, (0, 1)).all() for a in (*mine, *right)):
+        return None
+    more = any(np.any(m > r) for m, r in zip(mine, right, strict=True))
+    less = any(np.any(m < r) for m, r in zip(mine, right, strict=True))
+    if more != less:
+        bad = next(i for i, (m, r) in enumerate(zip(mine, right, strict=True)) if np.any(m != r))
+        place = ", ".join(map(str, np.argwhere(mine[bad] != right[bad])[0]))
+        some = "is True that must be False" if more else "is False that must be True"
+        return f"the rest is right, but some {some}, first [{place}] of case {bad + 1}"
+    return None
+
+
+def _counts(cases, mine, right, close, names) -> str | None:
+    """A whole number that is off by so much of its arguments."""
+    whole = all(r.ndim == 0 for r in right) and all(
+        all(isinstance(value, int) for value in case) for case in cases
+    )
+    if not whole or len(cases[0]) != 2:
+        return None
+    one, two = names[:2]
+    terms = {"1": 1, one: None, two: None, f"{one} * {two}": None}
+    table = np.array([[1, a, b, a * b] for a, b in cases], float)
+    off = np.array([float(m - r) for m, r in zip(mine, right, strict=True)])
+    share, *_ = np.linalg.lstsq(table, off, rcond=None)
+    if np.abs(table @ np.round(share) - off).max() > 1e-6:
+        return None
+    told = [
+        f"{round(c):+d} * {t}".replace(" * 1", "")
+        for c, t in zip(share, terms, strict=True)
+        if round(c)
+    ]
+    return f"this is the right number {' '.join(told)}: which part is that?"
 
 
 def _multiples(cases, mine, right, close, names) -> str | None:
@@ -163,6 +255,7 @@ def _orders(cases, mine, right, close, names) -> str | None:
         ("rows and columns are exchanged", lambda r: r.T),
         ("the order of the rows is turned round", lambda r: r[::-1] if r.ndim else r),
         ("the order along the last axis is turned round", lambda r: r[..., ::-1] if r.ndim else r),
+        ("the last two axes are exchanged", lambda r: r.swapaxes(-1, -2) if r.ndim > 1 else r),
         ("all is moved by one place, forwards", lambda r: np.roll(r, 1, -1) if r.ndim else r),
         ("all is moved by one place, backwards", lambda r: np.roll(r, -1, -1) if r.ndim else r),
     ):
@@ -222,18 +315,27 @@ def _shares(basis: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def _rows(cases, mine, right, close, names) -> str | None:
-    """Right but for some rows."""
+    """Right but for some rows, columns or channels."""
     for case, m, r in zip(cases, mine, right, strict=True):
-        if close(m, r) or m.ndim == 0 or len(m) < 2:
+        if close(m, r):
             continue
-        bad = [row for row in range(len(m)) if not close(m[row], r[row])]
-        if len(bad) <= len(m) / 2:
-            told = ", ".join(_told(case, row, names, len(m)) for row in bad[:4])
-            return f"right but for {told}: got {_short(m[bad[0]])}, wanted {_short(r[bad[0]])}"
-        if len(bad) < len(m):
-            good = [row for row in range(len(m)) if row not in bad]
-            told = ", ".join(_told(case, row, names, len(m)) for row in good[:4])
-            return f"right for {told} alone"
+        for axis in range(m.ndim):
+            ms, rs = np.moveaxis(m, axis, 0), np.moveaxis(r, axis, 0)
+            good = [i for i in range(len(ms)) if close(ms[i], rs[i])]
+            if not good:
+                continue
+            bad = [i for i in range(len(ms)) if i not in good]
+            if axis == 0:
+                told = [
+                    _told(case, i, names, len(m)) for i in (bad if len(bad) <= len(good) else good)
+                ]
+            else:
+                told = [f"[{':, ' * axis}{i}]" for i in (bad if len(bad) <= len(good) else good)]
+            more = ", ..." if len(told) > 4 else ""
+            if len(bad) <= len(good):
+                pair = f"{_short(ms[bad[0]])}, wanted {_short(rs[bad[0]])}"
+                return f"right but for {', '.join(told[:4])}{more}: got {pair}"
+            return f"right for {', '.join(told[:4])}{more} alone"
         return None
     return None
 
@@ -261,6 +363,12 @@ def _whole_cases(cases, mine, right, close, names) -> str | None:
     ]
     where = ", ".join(numbers or shapes[:2]) or f"case {bad + 1}"
     return f"right in {sum(good)} of {len(good)} cases, not with {where}"
+
+
+SAYINGS = (
+    *(_arguments, _functions, _multiples, _orders, _amounts, _truth, _counts, _bent),
+    *(_rows, _whole_cases),
+)
 
 
 def lists(got: object, wanted: list) -> Iterator[str]:

@@ -189,7 +189,7 @@ def _ddim_jump(schedule, xt, t, t_next, eps):
 
 
 def _jumps() -> list[tuple]:
-    after = (jnp.array([-1, 0, 100, 599, 749]), jnp.array([-1, 1, 5]))
+    after = (jnp.array([-1, 0, 100, 599, 749]), jnp.array([0, 1, 5]))
     return [
         (schedule, xt, t, t_next, eps)
         for (schedule, xt, t, eps), t_next in zip(_noisy(), after, strict=True)
@@ -249,6 +249,18 @@ ddim_jump = Exercise(
             _signal, lambda now, after: 1 - after
         ),
         "did you forget the root over alpha_bar[t_next]?": _mixed(lambda now, after: after, _noise),
+        "each image has its own t_next: one at -1 must not decide for the others": (
+            lambda schedule, xt, t, t_next, eps: jnp.where(
+                (t_next == -1).any(),
+                predict_x0(schedule, xt, t, eps),
+                _ddim_jump(schedule, xt, t, jnp.maximum(t_next, 0), eps),
+            )
+        ),
+        "at t_next = -1 this uses alpha_bar[0]: it is 1 there, the image itself": (
+            lambda schedule, xt, t, t_next, eps: _ddim_jump(
+                schedule, xt, t, jnp.maximum(t_next, 0), eps
+            )
+        ),
         "the image is mixed for t_next, but the noise for t: both belong to t_next": _mixed(
             _signal, lambda now, after: jnp.sqrt(1 - now)
         ),

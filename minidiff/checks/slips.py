@@ -36,8 +36,12 @@ def slips(written: Callable) -> Iterator[tuple[str, Callable]]:
     names = _names(tree)
     for index, node in enumerate(ast.walk(tree)):
         if isinstance(node, ast.expr):
-            for new, sentence in _changes(node, names):
-                yield sentence, _made(_replaced(tree, index, new), written)
+            for new, what in _changes(node, names):
+                changed = _replaced(tree, index, new)
+                yield (
+                    f"{what}: these are the numbers of `{_around(changed, new)}`",
+                    _made(changed, written),
+                )
     for name in ("sqrt", "exp", "log"):
         stripped = _Without(name)
         bare = stripped.visit(copy.deepcopy(tree))
@@ -100,10 +104,22 @@ def _changes(node: ast.expr, names: list[str]) -> Iterator[Change]:
         ast.Attribute: _of_attribute,
     }  # fmt: skip
     made = by_kind.get(type(node), lambda node: ())(node)
-    for new, what in made:
-        yield new, f"{what}: these are the numbers of `{_text(new)}`"
+    yield from made
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
         yield from _of_name(node, names)
+
+
+def _around(tree: ast.Module, new: ast.AST) -> str:
+    """The smallest part of the changed text that says something."""
+    text = ""
+    while isinstance(new, ast.expr):
+        text = _text(new)
+        if len(text) >= 12 and isinstance(new, ast.BinOp | ast.Call | ast.Compare | ast.Subscript):
+            break
+        new = next(p for p in ast.walk(tree) if any(c is new for c in ast.iter_child_nodes(p)))
+        if isinstance(new, ast.keyword):
+            new = next(p for p in ast.walk(tree) if any(c is new for c in ast.iter_child_nodes(p)))
+    return text
 
 
 def _text(node: ast.AST) -> str:
@@ -230,13 +246,17 @@ def _of_step(node: ast.Call, place: int) -> Iterator[Change]:
 def _of_index(node: ast.Subscript) -> Iterator[Change]:
     if not isinstance(node.ctx, ast.Load):
         return
-    if isinstance(node.slice, ast.Name):
-        for sign, told in ((ast.Sub(), "early"), (ast.Add(), "late")):
-            step = ast.BinOp(node.slice, sign, ast.Constant(1))
-            yield (
-                ast.Subscript(node.value, step, ast.Load()),
-                f"the index is one too {told}",
-            )
+    places = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    for i, place in enumerate(places):
+        if isinstance(place, ast.Name):
+            for sign, told in ((ast.Sub(), "early"), (ast.Add(), "late")):
+                step = ast.BinOp(place, sign, ast.Constant(1))
+                moved = [*places[:i], step, *places[i + 1 :]]
+                index = ast.Tuple(moved, ast.Load()) if len(moved) > 1 else step
+                yield (
+                    ast.Subscript(node.value, index, ast.Load()),
+                    f"the index is one too {told}",
+                )
 
 
 def _of_comparison(node: ast.Compare) -> Iterator[Change]:
