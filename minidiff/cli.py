@@ -203,6 +203,14 @@ def parser() -> argparse.ArgumentParser:
     form = verb.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="everything, for a program")
     form.add_argument("--junit", action="store_true", help="as test results, in XML")
+    form.add_argument("--csv", action="store_true", help="points, for a spreadsheet")
+    verb.add_argument("--feedback", metavar="FOLDER", help="write a file there for each student")
+    verb.add_argument("--jobs", type=_number(int, 1, 64), default=1, metavar="N", help="at a time")
+    verb.add_argument(
+        "--fail-under", type=_number(float, 0, 100), default=0, metavar="PERCENT",
+        help="exit status 1 if a notebook has fewer exercises right",
+    )  # fmt: skip
+    verb.add_argument("--seed", type=_seed, default=0, help="draw the arguments anew; 0: as ever")
     verb.add_argument("--out", metavar="FILE", help="write it there instead of printing it")
     verb.add_argument(
         "--lesson", metavar="NN", help="whose exercises are due; default: the notebook tells"

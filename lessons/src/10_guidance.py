@@ -341,7 +341,8 @@ lesson.expect("cats with 'a red cat' as negative prompt", nights["a red cat"]["c
 # ### Exercise 10.3 · Follow a score (★★★, 10 minutes)
 #
 # Write `my_score_guided(denoiser, score, schedule, xt, t, scale)`. In the check `xt` is `(batch, 2)`,
-# points in the plane. `score(x0)` gives one number for each, `(batch,)`; `denoiser(xt, t)` gives eps. Use `jax.grad` on a function of `xt`.
+# points in the plane. `score(x0)` gives one number for each, `(batch,)`; `denoiser(xt, t)` gives eps.
+# Use `jax.grad` on a function of `xt`.
 
 
 # %%

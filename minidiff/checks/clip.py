@@ -9,7 +9,7 @@ from flax import struct
 
 from minidiff.checks.exercise import Exercise, integers, normal
 from minidiff.clip import CLIP
-from minidiff.contrastive import LOG_SCALE_MAX, clamp_log_scale, cosine_similarity
+from minidiff.contrastive import LOG_SCALE_MAX, clamp_log_scale, cosine_similarity, normalize
 from minidiff.measure import metrics
 
 
@@ -51,7 +51,7 @@ def _unit(x, axis):
 
 def _compared(clip, images, ids):
     image, text = clip.encode_images(images), clip.encode_texts(ids)
-    return jnp.exp(clip.log_scale) * cosine_similarity(image, text)
+    return jnp.exp(clip.log_scale) * normalize(image) @ normalize(text).T
 
 
 clip_logits = Exercise(

@@ -23,7 +23,7 @@ def _scaled(images, labels, log_scale):
 
 
 def _chosen(image_embeddings, labels, log_scale):
-    cosines = cosine_similarity(image_embeddings, labels)
+    cosines = normalize(image_embeddings) @ normalize(labels).T
     return jax.nn.softmax(jnp.exp(log_scale) * cosines, axis=1)
 
 
