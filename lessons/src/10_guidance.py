@@ -302,31 +302,37 @@ lesson.expect("colours of unseen pairs", found["colour"], 0.85, 1.0)
 # Nothing says that the second guess must be told *nothing*. Tell it what you do not want, and the
 # same formula leads away from that.
 #
-# **Predict:** "a cat" with the negative prompt "at night": which backgrounds will the cats get?
+# **Predict:** "a cat" with the negative prompt "in the snow": which backgrounds will the cats get? The
+# row above has no negative prompt, and begins with the same noise.
 
 # %%
 lesson.predict("...")
-backgrounds, rows, nights = FACTORS["background"], [], {}
-for negative in ("", "at night", "a red cat"):
+backgrounds, rows, places = FACTORS["background"], [], {}
+for negative in ("", "in the snow", "a red cat"):
     made = diffusion.draw(key, model, COUNT, prompts=["a cat"], negative=negative, scale=3.0)
     seen = judge.look(look, made)["factors"]
     share = {"night": np.mean(seen[:, 2] == backgrounds.index("night")),
              "snow": np.mean(seen[:, 2] == backgrounds.index("snow")),
              "cat": np.mean(seen[:, 0] == SUBJECTS.index("cat"))}  # fmt: skip
-    nights[negative] = share
+    places[negative] = share
     rows.append((f"not: {negative or '-'}", made[:8]))
 lesson.show(plot.strips(rows, title="a cat"))
 
 # %%
-lesson.expect("snow without a negative prompt", nights[""]["snow"], 0.0, 0.35)
-lesson.expect("nights with 'at night' as negative prompt", nights["at night"]["night"], 0.0, 0.03)
-lesson.expect("snow with 'at night' as negative prompt", nights["at night"]["snow"], 0.5, 1.0)
-lesson.expect("cats with 'a red cat' as negative prompt", nights["a red cat"]["cat"], 0.2, 0.85)
+some = lesson.pick(smoke=0.0, cpu=0.05)
+lesson.expect("snow without a negative prompt", places[""]["snow"], some, 0.35)
+lesson.expect(
+    "snow with 'in the snow' as negative prompt", places["in the snow"]["snow"], 0.0, 0.02
+)
+lesson.expect("nights without a negative prompt", places[""]["night"], 0.0, 0.2)
+lesson.expect("nights with 'in the snow'", places["in the snow"]["night"], 0.35, 1.0)
+lesson.expect("cats with 'a red cat' as negative prompt", places["a red cat"]["cat"], 0.2, 0.85)
 
 # %% [markdown]
-# There is no night, and more than that: most cats sit in the snow. Away from the darkest is towards
-# the brightest. And "not a red cat" leads away from cats as well as from red: to turquoise lumps,
-# many of which the judge takes for no cat. A negative prompt is a direction, not a filter.
+# There is no snow, where one cat in seven sat in it before. And more than that: two in three have
+# gone into the night, where hardly any was. Away from the brightest is towards the darkest. And "not
+# a red cat" leads away from cats as well as from red: to turquoise lumps, many of which the judge
+# takes for no cat. A negative prompt is a direction, not a filter.
 #
 # ## Led by CLIP
 #
