@@ -111,7 +111,7 @@ def test_slips_of_a_written_answer():
     made = dict(slips(written))
     parentheses = "parentheses are missing: these are the numbers of `a - b / np.sqrt(1 - b)`"
     assert made[parentheses](2.0, 0.75) == 0.5
-    assert any("`sqrt` is missing" in sentence for sentence in made)
+    assert any("`sqrt` round `1 - b` is missing" in sentence for sentence in made)
     assert any("`a` and `b` are exchanged" in sentence for sentence in made)
     assert any(sentence.startswith("plus stands where minus belongs") for sentence in made)
     assert list(slips(endless)) == []

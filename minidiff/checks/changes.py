@@ -54,9 +54,7 @@ def _of_operation(node: ast.BinOp) -> Iterator[Change]:
         yield ast.BinOp(right, node.op, left), f"the two sides of {SIGNS[kind]} are exchanged"
     if kind in (ast.Add, ast.Sub):
         yield left, f"`{text_of(right)}` is missing"
-        yield right, f"`{text_of(left)}` is missing"
-        if kind is ast.Sub and text_of(left) == "1":
-            return
+        yield right, f"`{text_of(left)} {'+' if kind is ast.Add else '-'}` is missing"
     elif kind in (ast.Mult, ast.MatMult):
         yield left, f"the factor `{text_of(right)}` is missing"
         yield right, f"the factor `{text_of(left)}` is missing"
@@ -114,7 +112,7 @@ def _of_call(node: ast.Call) -> Iterator[Change]:
                     "one answer for the whole batch, where each row needs its own",
                 )
         else:
-            yield subject, f"`{name}` is missing"
+            yield subject, f"`{name}` round `{text_of(subject)}` is missing"
     if name == "clip" and len(node.args) == 3:
         low, high = node.args[1:]
         for side, bound, kept in (("upper", high, "maximum"), ("lower", low, "minimum")):

@@ -62,13 +62,17 @@ def amounts(cases, mine, right, close, names) -> str | None:
                 continue
             some = list(given)
             told = " and ".join(
-                f"{have[i]:.3g} times {some[i]} is in it, where {want[i]:.3g} is right"
+                f"{_number(have[i])} times {some[i]} is in it, where {_number(want[i])} is right"
                 for i in amiss
             )
             rest = [some[i] for i in range(len(some)) if i not in amiss]
             fine = f"; the share of {' and '.join(rest)} is right" if rest else ""
             return f"at {_told(case, row, names, len(m))}: {told}{fine}"
     return None
+
+
+def _number(share: float) -> str:
+    return f"{share:.3g}" if abs(share) > 1e-6 else "0"
 
 
 def _shares(basis: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, bool]:

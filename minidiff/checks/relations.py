@@ -91,7 +91,12 @@ def _of_shapes(mine: list, right: list, close: Close) -> str | None:
         return f"there is an axis too few: {shapes}. Was one summed that must stay?"
     if all(m.shape == r.shape[::-1] for m, r in pairs):
         return f"the axes are in the wrong order: {shapes}"
-    return None
+    sizes = [
+        f"axis {i} has {a}, where {b} is right"
+        for i, (a, b) in enumerate(zip(mine[0].shape, right[0].shape, strict=False))
+        if a != b
+    ]
+    return f"{' and '.join(sizes)}: {shapes}" if sizes else None
 
 
 def _of_infinite(mine: list, right: list) -> str | None:
