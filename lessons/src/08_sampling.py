@@ -394,7 +394,7 @@ lesson.expect("20 and 50 steps, eta 0, over eta 1", same / other, 0.0, 0.5, trai
 again = sampling.ddim_sample(key, some, schedule16, (8, 16, 16, 3), steps=counts[0], eta=0.0)
 np.testing.assert_array_equal(again, ddim[counts[0], 0.0])  # the same key, the same picture
 grains = [float(grain(np.asarray(ddim[count, 0.0]))) for count in counts]
-print("grain:", dict(zip(counts, np.round(grains, 3), strict=True)))
+print("grain:", {count: round(value, 3) for count, value in zip(counts, grains, strict=True)})
 lesson.expect("grain, 50 steps over 10", grains[2] / grains[0], 1.0, 1.6, trained=True)
 
 # %% [markdown]

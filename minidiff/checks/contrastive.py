@@ -256,7 +256,6 @@ contrastive_loss = Exercise(
         ),
     },
     written=_both_ways,
-    traced=True,
     hints=(
         "logits = exp(log_scale) * cosine_similarity(image_embeddings, text_embeddings)",
         "The right answer of row i is i: labels = jnp.arange(N). Columns are rows of logits.T.",
