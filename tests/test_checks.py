@@ -7,10 +7,10 @@ import pytest
 
 from minidiff import checks
 from minidiff.checks import exercise
+from minidiff.checks.diagnosis.faults import difference
+from minidiff.checks.diagnosis.relations import relation
+from minidiff.checks.diagnosis.slips import slips
 from minidiff.checks.exercise import drawn_anew, normal, transformed
-from minidiff.checks.faults import difference
-from minidiff.checks.relations import relation
-from minidiff.checks.slips import slips
 
 EXERCISES = checks.exercises()
 MISTAKES = [(name, sentence) for name, e in EXERCISES.items() for sentence in e.mistakes]

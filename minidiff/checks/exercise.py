@@ -3,8 +3,8 @@
 A check compares the student's function with the module's on a few inputs. Where they differ, it tries
 the known mistakes on the same inputs: the one that gives the student's numbers is what went wrong, and
 its sentence is what the student reads. So every sentence is tested, by handing in the mistake itself.
-If none does, it tries every slip of the pen in the written answer (``slips``), and then asks how the
-numbers are related to the right ones (``relations``).
+If none does, it tries every slip of the pen in the written answer (``diagnosis.slips``), and then asks how the
+numbers are related to the right ones (``diagnosis.relations``).
 """
 
 import contextlib
@@ -22,9 +22,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minidiff import plot
-from minidiff.checks.faults import describe_error, difference
-from minidiff.checks.relations import arguments_of, lists, relation
-from minidiff.checks.slips import slips
+from minidiff.checks.diagnosis.faults import describe_error, difference
+from minidiff.checks.diagnosis.relations import arguments_of, lists, relation
+from minidiff.checks.diagnosis.slips import slips
 from minidiff.plot.show import show
 
 GRADING = "MINIDIFF_GRADING"  # set where a notebook is graded: what its own cells check is silent

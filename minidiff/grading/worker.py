@@ -12,8 +12,8 @@ import types
 
 import jax.numpy as jnp
 
+from minidiff.checks.diagnosis.faults import describe_error
 from minidiff.checks.exercise import transformed
-from minidiff.checks.faults import describe_error
 from minidiff.grading import wire
 
 

@@ -13,7 +13,7 @@ import itertools
 import textwrap
 from collections.abc import Callable, Iterator
 
-from minidiff.checks.changes import changes, text_of
+from minidiff.checks.diagnosis.changes import changes, text_of
 
 
 def slips(written: Callable) -> Iterator[tuple[str, Callable]]:

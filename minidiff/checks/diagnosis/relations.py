@@ -10,7 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from minidiff.checks.places import amounts, counts, is_array, picked, rows, truth, whole_cases
+from minidiff.checks.diagnosis.places import (
+    amounts,
+    counts,
+    is_array,
+    picked,
+    rows,
+    truth,
+    whole_cases,
+)
 
 Close = Callable[[object, object], bool]
 
