@@ -3,8 +3,8 @@
 A check compares the student's function with the module's on a few inputs. Where they differ, it tries
 the known mistakes on the same inputs: the one that gives the student's numbers is what went wrong, and
 its sentence is what the student reads. So every sentence is tested, by handing in the mistake itself.
-If none does, it tries every slip of the pen in the written answer (``diagnosis.slips``), and then asks how the
-numbers are related to the right ones (``diagnosis.relations``).
+If none does, it tries every slip of the pen in the written answer (``diagnosis.slips``), and then asks
+how the numbers are related to the right ones (``diagnosis.relations``).
 """
 
 import contextlib

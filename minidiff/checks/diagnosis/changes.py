@@ -42,6 +42,7 @@ def changes(node: ast.expr, names: list[str]) -> Iterator[Change]:
 
 
 def text_of(node: ast.AST) -> str:
+    """An expression as it is written."""
     return ast.unparse(ast.fix_missing_locations(copy.deepcopy(node)))
 
 
