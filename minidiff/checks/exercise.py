@@ -274,10 +274,10 @@ def yours_and_wanted(got: jax.Array, wanted: jax.Array, title: str = "") -> Figu
     return plot.side_by_side(pair, title)
 
 
-def _try(draw: Callable, *args) -> Figure | None:
-    """A picture of what is wrong may itself go wrong: then there is none."""
+def _try(told: Callable, *args) -> Figure | str | None:
+    """What says or shows what is wrong may itself go wrong: then there is none."""
     try:
-        return draw(*args)
+        return told(*args)
     except Exception:
         return None
 
