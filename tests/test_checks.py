@@ -102,6 +102,9 @@ def test_a_slow_loop_is_told_so(monkeypatch):
 def test_none_is_a_number_and_nan_is_not():
     assert difference(np.ones(2), np.array([1.0, np.nan]), "f")
     assert difference(np.array([1.0, np.nan]), np.array([1.0, np.nan]), "f") is None
+    assert difference(np.ones(2), np.array([1.0, np.inf]), "f")
+    assert difference(np.array([1.0, -np.inf]), np.array([1.0, np.inf]), "f")
+    assert difference(np.array([1.0, np.inf]), np.array([1.0, np.inf]), "f") is None
 
 
 def test_slips_of_a_written_answer():

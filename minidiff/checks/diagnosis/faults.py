@@ -24,7 +24,9 @@ def difference(got, wanted, name: str, rtol: float = 1e-4, atol: float = 1e-5) -
     if np.any(np.isnan(mine) != np.isnan(right)):
         return f"{name} is off: a number stands where none can be, or none where one is wanted"
     with np.errstate(invalid="ignore"):  # infinity less infinity
-        off = np.where(mine == right, 0, np.abs(mine - right)) - atol - rtol * np.abs(right)
+        off = np.abs(mine - right) - atol - rtol * np.abs(right)
+    off = np.where(mine == right, 0, np.where(np.isinf(right), np.inf, off))
+    off = np.where(np.isnan(right), 0, off)  # at the same places in both
     if not (off > 0).any():
         return None
     place = np.unravel_index(np.argmax(off), off.shape)
