@@ -60,5 +60,6 @@ def answers() -> list[Answer]:
             right = source.startswith("= ")
             source = source.removeprefix("= ").strip()
             function = made(name, arguments, before, source)
-            found.append(Answer(name, source, told.strip(), right, function))
+            whole = f"{before}; {source}" if right else source
+            found.append(Answer(name, whole, told.strip(), right, function))
     return found

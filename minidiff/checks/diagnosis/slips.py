@@ -66,7 +66,7 @@ class _Exchanged(ast.NodeTransformer):
 
 
 def _made(tree: ast.Module, written: Callable) -> Callable:
-    space = dict(written.__globals__)
+    space = dict(inspect.unwrap(written).__globals__)
     exec(compile(ast.fix_missing_locations(tree), "<slip>", "exec"), space)
     return space[tree.body[0].name]
 
