@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from minidiff.errors import InputError
-from minidiff.plot.show import log, show
+from minidiff.plot.show import LOG, log, show
 
 PRESET = "MINIDIFF_PRESET"  # of lessons: cpu where it is not set
 PRESETS = ("smoke", "cpu")
@@ -41,15 +41,26 @@ class Lesson:
     ) -> None:
         """Print a result beside the band that the text claims for it.
 
-        AssertionError where it lies outside; ``trained=True`` marks a result of training, which
-        the preset smoke does not reach and only prints.
+        Where it lies outside, a remark; AssertionError where a lesson is built or tested, that is
+        where MINIDIFF_LESSON_LOG is set. ``trained=True`` marks a result of training, which the
+        preset smoke does not reach and only prints.
         """
         value, binding = float(value), not (trained and self.preset == "smoke")
         holds = low <= value <= high
         log(event="claim", what=what, value=value, low=low, high=high, holds=holds, binding=binding)
         print(f"{what}: {value:.4g} (expected {low:.4g} to {high:.4g})")
         if binding and not holds:
-            raise AssertionError(f"{what} is {value:.4g}, outside {low:.4g} to {high:.4g}")
+            if os.environ.get(LOG):
+                raise AssertionError(f"{what} is {value:.4g}, outside {low:.4g} to {high:.4g}")
+            print("  This is not what the text says: it speaks of the lesson as it was written.")
+
+    @staticmethod
+    def predict(yours: str) -> None:
+        """Print what the reader predicts, above the result of the same cell; "..." is nothing yet."""
+        if yours.strip(". "):
+            print(f"You predicted: {yours}")
+        elif not os.environ.get(LOG):
+            print("You predicted nothing: write it in place of the dots, and run the cell again.")
 
     @staticmethod
     def source(thing: object) -> None:

@@ -1,11 +1,16 @@
 """The checks have teeth: each accepts the module's function and tells every planted mistake."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from minidiff import checks
-from minidiff.checks.exercise import difference, transformed
+from minidiff.checks import exercise
+from minidiff.checks.diagnosis.faults import difference
+from minidiff.checks.diagnosis.relations import relation
+from minidiff.checks.diagnosis.slips import slips
+from minidiff.checks.exercise import drawn_anew, normal, transformed
 
 EXERCISES = checks.exercises()
 MISTAKES = [(name, sentence) for name, e in EXERCISES.items() for sentence in e.mistakes]
@@ -75,6 +80,69 @@ def test_a_difference_is_a_sentence(got, wanted, part):
 )
 def test_there_is_none_between_equals(value):
     assert difference(value, value, "f") is None
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_written_answer_is_right_with_any_arguments(name, seed):
+    with drawn_anew(seed), jax.numpy_rank_promotion("allow"):  # as for students
+        verdict = EXERCISES[name].judge(EXERCISES[name].written)
+    assert (verdict.status, verdict.sentence) == ("right", "")
+
+
+def test_a_slow_loop_is_told_so(monkeypatch):
+    def my_coverage(distance, pixels_per_unit):
+        while True:
+            pass
+
+    monkeypatch.setattr(exercise, "SECONDS", 0.2)
+    assert "took longer than 0.2 s" in EXERCISES["coverage"].judge(my_coverage).sentence
+
+
+def test_none_is_a_number_and_nan_is_not():
+    assert difference(np.ones(2), np.array([1.0, np.nan]), "f")
+    assert difference(np.array([1.0, np.nan]), np.array([1.0, np.nan]), "f") is None
+    assert difference(np.ones(2), np.array([1.0, np.inf]), "f")
+    assert difference(np.array([1.0, -np.inf]), np.array([1.0, np.inf]), "f")
+    assert difference(np.array([1.0, np.inf]), np.array([1.0, np.inf]), "f") is None
+
+
+def test_slips_of_a_written_answer():
+    def written(a, b):
+        return (a - b) / np.sqrt(1 - b)
+
+    made = dict(slips(written))
+    parentheses = "parentheses are missing: these are the numbers of `a - b / np.sqrt(1 - b)`"
+    assert made[parentheses](2.0, 0.75) == 0.5
+    assert any("`sqrt` round `1 - b` is missing" in sentence for sentence in made)
+    assert any("`a` and `b` are exchanged" in sentence for sentence in made)
+    assert any(sentence.startswith("plus stands where minus belongs") for sentence in made)
+    assert list(slips(endless)) == []
+
+
+def endless(symbols):
+    for symbol in symbols:
+        symbols.append(symbol)
+
+
+@pytest.mark.parametrize(
+    ("got", "told"),
+    [
+        (lambda x: -x, "the sign is turned round"),
+        (lambda x: 3 * x, "everything is 3 times"),
+        (lambda x: x + 1, "1 too much, everywhere"),
+        (lambda x: x[::-1], "the order of the rows is turned round"),
+        (lambda x: x.at[1].set(0.0), "right but for t = 7"),
+        (lambda x: jnp.clip(x, -0.5, 0.5), "right, but cut off"),
+        (lambda x: jnp.tanh(x), "it is bent"),
+        (lambda x: x.reshape(-1), "only their axes are not"),
+        (lambda x: jnp.zeros_like(x), "all its numbers are the same"),
+    ],
+)
+def test_how_numbers_are_related_is_a_sentence(got, told):
+    wanted = normal(0, 4, 3)
+    case, close = (jnp.array([5, 7, 8, 9]),), lambda a, b: difference(a, b, "f") is None
+    assert told in relation([case], [got(wanted)], [wanted], close, ["t"])
 
 
 def test_what_a_function_raises_is_told_in_one_line():

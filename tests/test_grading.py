@@ -1,5 +1,6 @@
 """``minidiff check``: students' notebooks get the marks they deserve, whatever they do."""
 
+import csv
 import hashlib
 import json
 import sys
@@ -14,7 +15,7 @@ from minidiff import checks
 from minidiff.cli import main
 from minidiff.errors import InputError
 from minidiff.grading import grade as grading
-from minidiff.grading import report
+from minidiff.grading import marks, report
 from minidiff.grading.notebook import Notebook, find, plain, read
 from minidiff.grading.process import Limits
 
@@ -129,7 +130,8 @@ def test_a_class_is_a_table(told):
     assert rows[4] == ["dot", "·", "·", "·", "0/0"]
     assert rows[5] == ["right", "2/3", "1/3", "1/3", "4/9"]
     assert rows[7][0] == "dot:"
-    assert len(rows) == 8
+    assert rows[9][:2] == ["bob/07:", "add_noise:"]  # with the sentence
+    assert len(rows) == 10  # no mistake is common: one student made it
 
 
 def test_a_student_whose_process_does_not_start(told, monkeypatch, classroom):
@@ -150,6 +152,91 @@ def test_a_class_as_json(told):
     assert [student["right"] for student in students] == [3, 1, 0, 0]
     assert {e["name"]: e["status"] for e in students[1]["exercises"]} == HALF_RIGHT
     assert "dot.ipynb cannot be read" in students[3]["error"]
+
+
+def test_a_class_as_csv(told):
+    rows = list(csv.reader(told("--csv").splitlines()))
+    assert rows[0] == [
+        "student",
+        "alpha_bar",
+        "add_noise",
+        "predict_x0",
+        "right",
+        "of",
+        "percent",
+        "error",
+    ]
+    assert rows[1] == ["ann", "1", "1", "1", "3", "3", "100", ""]
+    assert rows[2][:7] == ["bob/07", "1", "0", "0", "1", "3", "33"]
+    assert rows[3][:7] == ["cid", "0", "0", "0", "0", "3", "0"]
+    assert rows[4][:7] == ["dot", "", "", "", "0", "0", "0"]
+    assert "cannot be read" in rows[4][7]
+
+
+def test_a_file_of_feedback_for_each_student(told, tmp_path):
+    told("--feedback", str(tmp_path / "back"))
+    files = {path.name: path.read_text() for path in (tmp_path / "back").iterdir()}
+    assert sorted(files) == ["ann.md", "bob-07.md", "cid.md", "dot.md"]
+    assert "3 of 3 right" in files["ann.md"]
+    assert "✗ **add_noise**: did you forget the square root" in files["bob-07.md"]
+    assert "cannot be read" in files["dot.md"]
+
+
+@pytest.mark.parametrize(
+    ("percent", "below"), [("0", None), ("30", "cid, dot"), ("40", "bob/07, cid, dot")]
+)
+def test_a_blank_submission_fails_a_classrooms_check(told, capsys, percent, below):
+    if below is None:
+        told("--fail-under", percent)
+        return
+    with pytest.raises(SystemExit) as ended:
+        told("--fail-under", percent)
+    assert ended.value.code == 1
+    assert f"below {percent}% right: {below}" in capsys.readouterr().err
+
+
+def test_the_most_common_mistakes():
+    wrong = grading.Result("a", "wrong", "no root")
+    class_ = [grading.Graded(name, "", (wrong,)) for name in ("x", "y")]
+    class_ += [grading.Graded("z", "", (grading.Result("a", "wrong", "no sign"),))]
+    assert marks.common_mistakes(class_) == ["2 x a: no root"]
+    assert "most common:\n2 x a: no root" in report.table(class_)
+
+
+def test_two_students_of_one_file_name_are_refused(tmp_path, capsys):
+    for folder in ("a", "a-b"):
+        hand_in(tmp_path / folder / ("b-c.ipynb" if folder == "a" else "c.ipynb"), cells(BLANK))
+    assert main(["check", str(tmp_path), "--feedback", str(tmp_path / "back")]) == 2
+    assert "a-b-c.md" in capsys.readouterr().err
+    assert not (tmp_path / "back").exists()
+
+
+def test_two_at_a_time_with_arguments_drawn_anew(tmp_path, capsys):
+    """In their order; what was learned by heart for the usual arguments is wrong for others."""
+    by_heart = """
+usual = iter([np.asarray(checks.alpha_bar.solution(*case)) for case in checks.alpha_bar.cases()])
+def my_alpha_bar(beta):
+    return next(usual)
+"""
+    hand_in(tmp_path / "1.ipynb", [SETUP, by_heart])
+    hand_in(tmp_path / "2.ipynb", [SETUP, RIGHT["alpha_bar"]])
+    found = {}
+    for seed in ("0", "7"):
+        assert main(["check", str(tmp_path), "--jobs", "2", "--seed", seed, "--json"]) == 0
+        out = json.loads(capsys.readouterr().out)["students"]
+        found[seed] = [
+            next(e["status"] for e in student["exercises"] if e["name"] == "alpha_bar")
+            for student in out
+        ]
+    assert found == {"0": ["right", "right"], "7": ["wrong", "right"]}
+
+
+def test_cells_after_the_last_exercise_are_run_only_if_an_answer_needs_them():
+    endless = "while True: pass"
+    assert statuses(graded(RIGHT["alpha_bar"], endless))["alpha_bar"] == "right"
+    late = "def my_alpha_bar(beta):\n    return left(beta)"
+    result = graded(late, "def left(beta):\n    return np.cumprod(1 - beta)")
+    assert statuses(result)["alpha_bar"] == "right"
 
 
 def test_a_class_as_junit(told, tmp_path):
@@ -208,6 +295,9 @@ def test_the_command_on_one_notebook(tmp_path, monkeypatch, capsys):
         ("check good.ipynb --cell-seconds 0", "--cell-seconds"),
         ("check good.ipynb --memory much", "--memory"),
         ("check good.ipynb --lesson 99", "lesson"),
+        ("check good.ipynb --feedback good.ipynb", "--feedback"),
+        ("check good.ipynb --fail-under 101", "--fail-under"),
+        ("check good.ipynb --jobs 0", "--jobs"),
     ],
 )
 def test_bad_input_is_one_line(capsys, tmp_path, monkeypatch, line, part):

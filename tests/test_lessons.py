@@ -103,6 +103,16 @@ class TestEveryLesson:
         following = [other for other in NAMES if other > source.stem][:1]
         assert all(f"({other}.ipynb)" in whole for other in following)
 
+    def test_no_claim_stands_in_the_cell_that_a_prediction_waits_for(self, source):
+        cells = jupytext.read(source, fmt="py:percent").cells
+        for i, cell in enumerate(cells):
+            if cell.cell_type == "markdown" and re.search(
+                r"\*\*(Predict|Before you run)", cell.source
+            ):
+                run = next(c.source for c in cells[i:] if c.cell_type == "code")
+                assert run.startswith('lesson.predict("...")\n'), cell.source
+                assert not re.search(r"\bassert|\.assert_|\.expect\(", run), run
+
     def test_its_links_lead_somewhere(self, source):
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", "\n".join(markdown(source))):
             if not target.startswith("https://"):
@@ -348,8 +358,9 @@ class TestALesson:
         with pytest.raises(InputError, match="smoke, cpu"):
             Lesson("x")
 
-    def test_a_claim_outside_its_band_stops_the_lesson(self, monkeypatch):
+    def test_a_claim_outside_its_band_stops_a_build(self, monkeypatch, tmp_path):
         monkeypatch.setenv("MINIDIFF_PRESET", "smoke")
+        monkeypatch.setenv("MINIDIFF_LESSON_LOG", str(tmp_path / "log"))  # as in a build
         lesson = Lesson("x")
         lesson.expect("a share", 0.5, 0.4, 0.6)
         lesson.expect("what training brings", 0.1, 0.4, 0.6, trained=True)
@@ -360,6 +371,23 @@ class TestALesson:
         monkeypatch.setenv("MINIDIFF_PRESET", "cpu")
         with pytest.raises(AssertionError, match="outside"):
             Lesson("x").expect("what training brings", 0.1, 0.4, 0.6, trained=True)
+
+    def test_a_claim_outside_its_band_is_a_remark_to_a_reader(self, monkeypatch, capsys):
+        monkeypatch.delenv("MINIDIFF_LESSON_LOG", raising=False)
+        Lesson("x").expect("a share", 0.7, 0.4, 0.6)
+        out = capsys.readouterr().out
+        assert "a share: 0.7 (expected 0.4 to 0.6)" in out
+        assert "not what the text says" in out
+
+    def test_a_prediction_stands_above_the_result(self, monkeypatch, capsys):
+        monkeypatch.delenv("MINIDIFF_LESSON_LOG", raising=False)
+        Lesson.predict("about 300")
+        assert capsys.readouterr().out == "You predicted: about 300\n"
+        Lesson.predict("...")
+        assert "in place of the dots" in capsys.readouterr().out
+        monkeypatch.setenv("MINIDIFF_LESSON_LOG", "log")
+        Lesson.predict("...")
+        assert capsys.readouterr().out == ""
 
     def test_source_is_printed(self, capsys):
         Lesson.source(InputError)

@@ -38,6 +38,7 @@ lesson = Lesson("00_layers")
 # explain? And what share will 97 numbers explain, after 2000 small steps? Write both down.
 
 # %%
+lesson.predict("...")
 x = np.linspace(-1, 1, 64)[:, None]
 y = np.sin(5 * x) + 0.3 * np.cos(11 * x)  # both (64, 1)
 
@@ -49,7 +50,6 @@ def explained(guess):
 
 straight = np.polyval(np.polyfit(x[:, 0], y[:, 0], 1), x)
 lesson.show(draw.fits(x[:, 0], y[:, 0], {"": {"the best straight line": straight}}))
-lesson.expect("explained by the line", explained(straight), 0.05, 0.07)
 
 # %% [markdown]
 # ## Arrays
@@ -59,6 +59,7 @@ lesson.expect("explained by the line", explained(straight), 0.05, 0.07)
 # ask for a copy with something changed.
 
 # %%
+lesson.expect("explained by the line", explained(straight), 0.05, 0.07)
 four = jnp.array([1.0, 2.0, 3.0, 4.0])
 try:
     four[0] = 9.0
@@ -83,13 +84,12 @@ assert four[0] == 1 and changed[0] == 9 and four.dtype == jnp.float32
 # 200 of a first. What does it look like if both draws use the same key? If the key was split in two?
 
 # %%
+lesson.predict("...")
 key = jax.random.key(0)
 again = [jax.random.normal(key, (200,)) for _ in range(2)]
 left, right = jax.random.split(key)
 fresh = [jax.random.normal(k, (200,)) for k in (left, right)]
 lesson.show(draw.pairs({"the same key twice": again, "two keys made by split": fresh}))
-assert (again[0] == again[1]).all()
-lesson.expect("correlation after split", np.corrcoef(*fresh)[0, 1], -0.2, 0.2)
 
 # %% [markdown]
 # So a key is used once. If you need more, `jax.random.split(key, n)` makes `n` new ones, and
@@ -97,6 +97,8 @@ lesson.expect("correlation after split", np.corrcoef(*fresh)[0, 1], -0.2, 0.2)
 # of a batch, since image 5 gets the same numbers whether 8 or 64 are drawn.
 
 # %%
+assert (again[0] == again[1]).all()
+lesson.expect("correlation after split", np.corrcoef(*fresh)[0, 1], -0.2, 0.2)
 keys = jax.random.split(key, 3)
 numbered = [jax.random.normal(jax.random.fold_in(key, i)) for i in range(8)]
 assert keys.shape == (3,)
@@ -114,6 +116,7 @@ assert len({float(number) for number in numbered}) == 8
 # numbers and one of 7. How often is its Python run?
 
 # %%
+lesson.predict("...")
 traced = []
 
 
@@ -126,7 +129,6 @@ fast = jax.jit(wave)  # float32 all of them: another type would be traced as wel
 for points in (jnp.zeros(64), jnp.ones(64), jnp.linspace(0, 1, 64), jnp.ones(7)):
     fast(points)
 print("traced for the shapes", traced)
-assert traced == [(64,), (7,)]
 print(jax.make_jaxpr(wave)(jnp.ones(7)))  # what was written down
 
 # %% [markdown]
@@ -138,6 +140,9 @@ print(jax.make_jaxpr(wave)(jnp.ones(7)))  # what was written down
 
 
 # %%
+assert traced == [(64,), (7,)]
+
+
 @jax.jit
 def hundred_waves(x):
     for _ in range(100):
@@ -283,7 +288,6 @@ def train(net, steps):
     return net
 
 
-# %%
 steps = lesson.pick(smoke=20, cpu=2000)
 trained = train(net, steps)
 guesses = {f"after {n} steps": train(net, n)(x)[:, 0] for n in (0, min(200, steps))}
@@ -331,10 +335,10 @@ checks.block_weights(my_block_weights)
 # **Predict before you run the next cell:** with 20 *equal* blocks, is it larger, smaller or the same?
 
 # %%
+lesson.predict("...")
 width, blocks = 256, 20
 stack = jax.vmap(lambda k: Linear.init(k, width, width))(jax.random.split(key, blocks))
 same = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape), stack)
-assert stack.weight.shape == (blocks, width, width)
 
 
 def spread_by_depth(stack, norm=lambda h: h):
@@ -348,6 +352,7 @@ def spread_by_depth(stack, norm=lambda h: h):
 
 
 # %%
+assert stack.weight.shape == (blocks, width, width)
 norm = LayerNorm.init(width)
 curves = {"one key for all": spread_by_depth(same), "a key each": spread_by_depth(stack)}
 curves["a key each, LayerNorm"] = spread_by_depth(stack, norm)
@@ -394,15 +399,11 @@ checks.layer_norm(my_layer_norm)
 # GroupNorm, with channels 0 to 3, 4 to 7 and 8 to 11 as groups?
 
 # %%
+lesson.predict("...")
 size = jnp.arange(1.0, 7.0)[:, None]
 h = size * (jax.random.normal(key, (6, 12)) + 10 * (jnp.arange(12) // 4 == 1)[None, :])
 by_layer, by_group = LayerNorm.init(12)(h), GroupNorm.init(12, groups=3)(h)
 lesson.show(draw.channels({"before": h, "LayerNorm": by_layer, "GroupNorm, 3 groups": by_group}))
-np.testing.assert_allclose(by_layer.mean(axis=1), 0, atol=1e-5)
-np.testing.assert_allclose(by_layer.std(axis=1), 1, atol=1e-3)
-np.testing.assert_allclose(by_group.reshape(6, 3, 4).mean(axis=2), 0, atol=1e-5)
-np.testing.assert_allclose(by_group.reshape(6, 3, 4).std(axis=2), 1, atol=1e-3)
-assert len(jax.tree.leaves(GroupNorm.init(12, groups=3))) == 2  # scale and shift
 
 # %% [markdown]
 # LayerNorm makes the rows alike, but the loud channels stay loud. GroupNorm removes both. Transformers
@@ -418,6 +419,9 @@ assert len(jax.tree.leaves(GroupNorm.init(12, groups=3))) == 2  # scale and shif
 
 
 # %%
+lesson.predict("...")
+
+
 def from_keys(keys):
     drawn = jax.vmap(lambda k: jax.random.normal(k, (2,)))(keys)  # weight in, weight out
     first = Linear(weight=3 * drawn[:, 0][None, :], bias=jnp.zeros(32))
@@ -428,9 +432,6 @@ own = train(from_keys(jax.random.split(key, 32)), steps)
 one = train(from_keys(jnp.broadcast_to(key, (32,))), steps)
 panels = {"a key for each unit": {"network": own(x)[:, 0]}, "one key": {"network": one(x)[:, 0]}}
 lesson.show(draw.fits(x[:, 0], y[:, 0], panels))
-lesson.expect("explained, own keys", explained(own(x)), 0.98, 1.0, trained=True)
-lesson.expect("explained, one key", explained(one(x)), -0.1, 0.3, trained=True)
-lesson.expect("largest difference of two units", np.ptp(one.first.weight), 0, 1e-3)
 
 # %% [markdown]
 # Equal units get equal slopes, so they take equal steps and stay equal for ever. 32 units can do what
@@ -443,6 +444,16 @@ lesson.expect("largest difference of two units", np.ptp(one.first.weight), 0, 1e
 
 
 # %%
+lesson.expect("explained, own keys", explained(own(x)), 0.98, 1.0, trained=True)
+lesson.expect("explained, one key", explained(one(x)), -0.1, 0.3, trained=True)
+lesson.expect("largest difference of two units", np.ptp(one.first.weight), 0, 1e-3)
+np.testing.assert_allclose(by_layer.mean(axis=1), 0, atol=1e-5)
+np.testing.assert_allclose(by_layer.std(axis=1), 1, atol=1e-3)
+np.testing.assert_allclose(by_group.reshape(6, 3, 4).mean(axis=2), 0, atol=1e-5)
+np.testing.assert_allclose(by_group.reshape(6, 3, 4).std(axis=2), 1, atol=1e-3)
+assert len(jax.tree.leaves(GroupNorm.init(12, groups=3))) == 2  # scale and shift
+
+
 @struct.dataclass
 class Forgetful(Net):
     def __call__(self, x):
@@ -471,11 +482,14 @@ assert (count_parameters(forgetful), count_parameters(deeper)) == (97, 97 + 1056
 # **Predict before you run the next cell:** does the loss tell you?
 
 # %%
+lesson.predict("...")
 fitted = train(forgetful, steps)
-lesson.expect("explained without the middle", explained(fitted(x)), 0.95, 1.0, trained=True)
 slopes = jax.grad(loss)(deeper, x, y)
 reached = jax.tree.map(lambda slope: bool(jnp.any(slope != 0)), slopes)
 print(reached)
+
+# %%
+lesson.expect("explained without the middle", explained(fitted(x)), 0.95, 1.0, trained=True)
 assert isinstance(slopes, Deeper) and all(jax.tree.leaves(reached))
 
 # %% [markdown]

@@ -53,6 +53,7 @@ lesson = Lesson("01_scenes")
 # guess.
 
 # %%
+lesson.predict("...")
 draw_scenes = jax.jit(scenes, static_argnums=1)
 to_pixels = jax.jit(render_batch, static_argnums=1)
 caption = jax.jit(jax.vmap(caption_words))
@@ -146,6 +147,9 @@ checks.circle_distance(my_circle_distance)
 
 
 # %%
+lesson.predict("...")
+
+
 def grid(size):
     line = (jnp.arange(size) + 0.5) * (2 / size) - 1  # the centres of the pixels
     return jnp.meshgrid(line, -line)  # rows go down, y goes up
@@ -224,6 +228,7 @@ lesson.source(pictures._paint)
 # **Predict before you run the next cell:** where is the slope zero if the cat moves right? If it grows?
 
 # %%
+lesson.predict("...")
 numbers = {"x": base.x, "radius": base.radius, "tilt": base.tilt}
 
 
@@ -292,14 +297,13 @@ lesson.expect("statements in a caption", stated / count, 4.3, 5.0)
 # each cell?
 
 # %%
+lesson.predict("...")
 unseen = draw_scenes(0, "unseen", jnp.arange(count))
 tables = {}
 for name, drawn in (("train", train), ("unseen", unseen)):
     tables[name] = np.zeros((8, 8), int)
     np.add.at(tables[name], (drawn.subject, drawn.colour), 1)
 lesson.show(draw.pair_counts(tables, SUBJECTS, COLOURS))
-assert {tuple(pair) for pair in np.argwhere(tables["train"] == 0)} == set(UNSEEN_PAIRS)
-assert {tuple(pair) for pair in np.argwhere(tables["unseen"] > 0)} == set(UNSEEN_PAIRS)
 
 # %% [markdown]
 # Eight cells are empty, and the others have about 2000 / 56 = 36 scenes each. Each subject occurs in
@@ -328,6 +332,8 @@ checks.is_unseen(my_is_unseen)
 # and the question is whose colour is whose.
 
 # %%
+assert {tuple(pair) for pair in np.argwhere(tables["train"] == 0)} == set(UNSEEN_PAIRS)
+assert {tuple(pair) for pair in np.argwhere(tables["unseen"] > 0)} == set(UNSEEN_PAIRS)
 pairs = draw_scenes(0, "pairs", jnp.arange(count))
 two = draw_scenes(0, "two", jnp.arange(count))
 paired, double = (np.asarray(to_pixels(drawn, 16)[:12]) for drawn in (pairs, two))
@@ -349,6 +355,9 @@ lesson.show(plot.contact_sheet(double[:6], title="two"))
 
 
 # %%
+lesson.predict("...")
+
+
 def by_heart(drawn):
     """How often the nearest training picture has the subject, the colour, both."""
     asked = np.asarray(to_pixels(drawn, 16)).reshape(count, -1)
@@ -362,8 +371,6 @@ def by_heart(drawn):
 test = draw_scenes(0, "test", jnp.arange(count))
 results = {"test": by_heart(test), "unseen": by_heart(unseen)}
 lesson.show(draw.shares(results))
-lesson.expect("test, both right", results["test"]["both"], 0.45, 0.60)
-lesson.expect("unseen, both right", results["unseen"]["both"], 0, 0)
 
 # %% [markdown]
 # On `test` it looks like a fair beginner. On `unseen` it is never right, and cannot be: it can only
@@ -378,6 +385,8 @@ lesson.expect("unseen, both right", results["unseen"]["both"], 0, 0)
 # so that the pictures are drawn where they are needed.
 
 # %%
+lesson.expect("test, both right", results["test"]["both"], 0.45, 0.60)
+lesson.expect("unseen, both right", results["unseen"]["both"], 0, 0)
 source = SceneSource(batch_size=8)
 batch = jax.jit(source.batch)(3)  # scenes 24 to 31
 print({name: leaf.shape for name, leaf in batch.items()})
@@ -396,10 +405,10 @@ lesson.source(SceneSource.batch)
 # **Predict before you run the next cell:** what does the model that learns by heart get?
 
 # %%
+lesson.predict("...")
 leaked = draw_scenes(0, "train", jnp.arange(count))  # should have been "test"
 results = {"test": results["test"], "test, leaked": by_heart(leaked)}
 lesson.show(draw.shares(results))
-lesson.expect("leaked test, both right", results["test, leaked"]["both"], 1, 1)
 
 # %% [markdown]
 # Everything is right, and nothing was understood: the test pictures *are* the training pictures. A
@@ -446,6 +455,7 @@ lesson.expect("leaked test, both right", results["test, leaked"]["both"], 1, 1)
 # **Next:** [02 · Contrastive](02_contrastive.ipynb) brings pictures and words together.
 
 # %%
+lesson.expect("leaked test, both right", results["test, leaked"]["both"], 1, 1)
 # The numbers of the quiz.
 assert np.sum(tables["train"] > 0) == 8 * 8 - 8 == 56 and round(2000 / 56) == 36
 met = checks.is_unseen.solution

@@ -76,18 +76,18 @@ lesson.show(draw.circles([("16 random vectors", np.asarray(start))]))
 # The same direction gives 1, a right angle 0, the opposite direction -1. Lengths do not matter.
 
 # %%
+lesson.predict("...")
 u, v = np.array([3.0, 4.0]), np.array([4.0, 3.0])
 cosine = u @ v / (np.linalg.norm(u) * np.linalg.norm(v))
-np.testing.assert_allclose(cosine, 0.96)
 found = cosine_similarity(jnp.array([u, 10 * u]), jnp.array([v, -u]))
 print(found)  # rows: u and 10 u; columns: v and -u
-np.testing.assert_allclose(found, [[0.96, -1], [0.96, -1]], rtol=1e-6)
 
 # %% [markdown]
 # ### Exercise 2.1 · All cosines at once (★, 5 minutes)
 #
 # Write `my_cosine_similarity(image_embeddings, text_embeddings)`: from `(images, width)` and
-# `(texts, width)` the table of all cosines, `(images, texts)`.
+# `(texts, width)` the table of all cosines, `(images, texts)`. Write with `jnp` for whole arrays, no
+# loops: training compiles it (lesson 00), and the checks try that, here and in what follows.
 
 
 # %%
@@ -112,6 +112,8 @@ checks.cosine_similarity(my_cosine_similarity)
 # the questions is the **cross-entropy**.
 
 # %%
+np.testing.assert_allclose(cosine, 0.96)
+np.testing.assert_allclose(found, [[0.96, -1], [0.96, -1]], rtol=1e-6)
 s = jnp.array([[0.9, 0.1], [0.3, 0.7]])
 p = jnp.exp(s) / jnp.exp(s).sum(axis=1, keepdims=True)
 print(p)
@@ -271,6 +273,9 @@ lesson.expect("the best loss on a circle", best, 0.389, 0.390)
 
 
 # %%
+lesson.predict("...")
+
+
 def loss_of_cosines(s, scale):
     pairs = jnp.arange(len(s))
     return (cross_entropy(scale * s, pairs) + cross_entropy(scale * s.T, pairs)) / 2
@@ -279,10 +284,10 @@ def loss_of_cosines(s, scale):
 s = cosine_similarity(*start)
 slopes = {scale: np.asarray(jax.grad(loss_of_cosines)(s, scale)) for scale in (1.0, 5.0, 100.0)}
 p, q = jax.nn.softmax(5 * s, axis=1), jax.nn.softmax(5 * s, axis=0)
-np.testing.assert_allclose(slopes[5.0], 5 / (2 * N) * (p + q - 2 * jnp.eye(N)), atol=1e-6)
 lesson.show(draw.slopes([(f"scale {scale:.0f}", slope) for scale, slope in slopes.items()]))
 
 # %%
+np.testing.assert_allclose(slopes[5.0], 5 / (2 * N) * (p + q - 2 * jnp.eye(N)), atol=1e-6)
 for scale, slope in slopes.items():
     np.testing.assert_allclose(slope.sum(), 0, atol=1e-5)
     push = np.sort(slope[~np.eye(N, dtype=bool)])[::-1]
@@ -354,8 +359,9 @@ np.testing.assert_allclose(siglip_history[-1][1], best_siglip, rtol=1e-2)
 #
 # ## Break it: let the scale run
 #
-# Now `log_scale` is trained too, from 14.3, as in CLIP. We do it twice: once freely, and once
-# bringing it back into [1, 100] after each step, by `clamp_log_scale`.
+# Now `log_scale` is trained too, from a scale of 14.3, as in CLIP. We do it twice: once freely, and
+# once bringing the scale back into [1, 100] after each step, by `clamp_log_scale`. (The paper keeps it
+# below 100 only; the lower bound is OpenCLIP's.)
 
 
 # %%
@@ -376,15 +382,12 @@ print(f"free: {free[0][1]:.4f} -> {free[-1][1]:.4f}")
 # The free run's loss fell from 14.8 to 2.0794. **Before you run the next cell:** did it learn?
 
 # %%
+lesson.predict("...")
 runs = {
     name: ([value for _, value in run], [np.exp(params["log_scale"]) for params, _ in run])
     for name, run in (("free", free), ("clamped", kept))
 }
 lesson.show(draw.losses(runs, math.log(N), "log 8"))
-lesson.expect("loss of the free run", free[-1][1], math.log(N) - 1e-3, math.log(N) + 1e-3)
-lesson.expect("its scale", np.exp(free_end["log_scale"]), 0, 1e-3)
-lesson.expect("loss of the clamped run", kept[-1][1], 0, 0.01)
-lesson.expect("its scale", np.exp(kept_end["log_scale"]), 30, 100)
 
 # %% [markdown]
 # It learned nothing: 2.0794 is $\log 8$. The random start was confidently wrong, and the quickest
@@ -403,6 +406,10 @@ lesson.expect("its scale", np.exp(kept_end["log_scale"]), 30, 100)
 # the reference CLIP that lesson 05 trains.
 
 # %%
+lesson.expect("loss of the free run", free[-1][1], math.log(N) - 1e-3, math.log(N) + 1e-3)
+lesson.expect("its scale", np.exp(free_end["log_scale"]), 0, 1e-3)
+lesson.expect("loss of the clamped run", kept[-1][1], 0, 0.01)
+lesson.expect("its scale", np.exp(kept_end["log_scale"]), 30, 100)
 WHOSE = "reference"  # or "mine": trained by lesson 05
 encoder = clip.load(lesson.weights("clip", WHOSE))
 untrained = jax.jit(CLIP.init, static_argnums=1)(jax.random.key(0), encoder.clip.config)
@@ -449,8 +456,9 @@ print(f"hardest: {captions[image]!r} and {captions[text]!r}")
 # 3. Two of the 32 captions in a batch are word for word the same. Can the loss reach 0?
 #
 # <details><summary>Answer</summary> No. Both texts have the same embedding, so each of the two
-# images gives at most 1/2 to its own: with 4 of the 64 questions costing log 2 or more, at least 4
-# log 2 / 64 = 0.043 remains.</details>
+# images gives at most 1/2 to its own, and costs log 2. The two texts ask alike questions: what their
+# two answers leave each other adds up to 2 log 2 together, at best. So of the 64 questions these 4
+# cost at least 4 log 2 between them: 4 log 2 / 64 = 0.043 remains.</details>
 #
 # 4. Why is the best loss on the circle lower for 4 pairs than for 8?
 #

@@ -59,12 +59,11 @@ lesson.show(plot.side_by_side([(name, np.asarray(pixels)) for name, pixels in pa
 # its channels. On a 4 x 4 image with one channel, patches of 2 x 2:
 
 # %%
+lesson.predict("...")
 tiny = jnp.arange(16.0).reshape(1, 4, 4, 1)
 print(tiny[0, :, :, 0])
 print(patchify(tiny, 2)[0])
-assert patchify(tiny, 2)[0, 1].tolist() == [2, 3, 6, 7]  # upper right
 back = depth_to_space(patches.reshape(1, 4, 4, 48), 4)  # four rows of four patches
-assert (back == images[:1]).all()  # nothing is lost
 
 # %% [markdown]
 # ### Exercise 3.1 · Cut (★★, 8 minutes)
@@ -101,6 +100,8 @@ checks.patchify(my_patchify)
 # care.
 
 # %%
+assert patchify(tiny, 2)[0, 1].tolist() == [2, 3, 6, 7]  # upper right
+assert (back == images[:1]).all()  # nothing is lost
 k = jnp.array([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
 q = jnp.array([[0.0, 4], [0, 1], [-3, -3], [0, 0]])
 v = jnp.array([[10.0], [20], [30], [40]])
@@ -131,6 +132,7 @@ lesson.expect("of token 1 taken by token 0", weights[0, 1], 0.89, 0.90)
 # keys and $d = 256$, how much weight does the strongest key get without the root? With it?
 
 # %%
+lesson.predict("...")
 widths, strongest, spread = (1, 4, 16, 64, 256), {"without the root": [], "with it": []}, []
 rng = np.random.default_rng(0)
 for d in widths:
@@ -140,10 +142,7 @@ for d in widths:
     for name, by in (("without the root", 1.0), ("with it", d**0.5)):
         weights = np.exp(dots / by - (dots / by).max(axis=1, keepdims=True))
         strongest[name].append((weights.max(axis=1) / weights.sum(axis=1)).mean())
-np.testing.assert_allclose(spread, np.sqrt(widths), rtol=0.03)
 lesson.show(plot.curves([("weight of the strongest key", strongest)], widths, "d"))
-lesson.expect("strongest of 16, d = 256, without", strongest["without the root"][-1], 0.8, 1.0)
-lesson.expect("the same with the root", strongest["with it"][-1], 0.2, 0.35)
 
 # %% [markdown]
 # Without the root, a wide network begins by taking one token at random and ignoring the others.
@@ -189,6 +188,9 @@ checks.attention(my_attention)
 # add to what came in. Blocks are stacked.
 
 # %%
+np.testing.assert_allclose(spread, np.sqrt(widths), rtol=0.03)
+lesson.expect("strongest of 16, d = 256, without", strongest["without the root"][-1], 0.8, 1.0)
+lesson.expect("the same with the root", strongest["with it"][-1], 0.2, 0.35)
 lesson.source(Attention.project)
 lesson.source(TransformerBlock.__call__)
 

@@ -45,6 +45,7 @@ lesson = Lesson("04_text")
 # picture.
 
 # %%
+lesson.predict("...")
 sentences = ["a man with a hat", "a man with a cap", "a person wearing a hat", "a man with a scarf",
              "a red cat", "a blue cat", "a red kitty",
              "a star at night", "a star in the dark"]  # fmt: skip
@@ -52,9 +53,6 @@ word_list = sorted({word for s in sentences for word in s.split()})
 counts = np.array([[s.split().count(w) for w in word_list] for s in sentences], np.float32)
 counted = np.asarray(cosine_similarity(counts, counts))
 lesson.show(draw.matrices([("words in common", counted)], sentences, numbers=True, size=3.4))
-np.testing.assert_allclose(counted[0, 1], 6 / 7, rtol=1e-5)  # hat and cap
-np.testing.assert_allclose(counted[0, 3], 6 / 7, rtol=1e-5)  # hat and scarf
-np.testing.assert_allclose(counted[4, 5], counted[4, 6], rtol=1e-5)  # red, blue; cat, kitty
 
 # %% [markdown]
 # Neither: both cells say 0.9. To whoever counts, two words are the same or they are not, and no two
@@ -94,6 +92,7 @@ checks.merge_pair(my_merge_pair)
 # Here it is on a text of seven words. **Predict** the first pair, before you run the cell.
 
 # %%
+lesson.predict("...")
 text = "cat cat cat hat hat bat cap"
 corpus = Counter(text.split())
 spelled = {word: tokenizer.spell(word) for word in corpus}
@@ -107,8 +106,6 @@ for _ in range(3):
     spelled = {word: tokenizer.join(symbols, best) for word, symbols in spelled.items()}
     learned.append(best)
     print(f"{pairs[best]} x {' + '.join(best)}:", *map("|".join, spelled.values()))
-assert learned == [("a", "t</w>"), ("c", "at</w>"), ("h", "at</w>")]
-assert tuple(learned) == tokenizer.learn_merges([text], 3)  # the module's, made for many words
 
 # %% [markdown]
 # After three merges "cat" and "hat" are one token each, while "bat" is `b` and `at`. The list of
@@ -119,6 +116,11 @@ assert tuple(learned) == tokenizer.learn_merges([text], 3)  # the module's, made
 # byte, every byte at the end of a word, and two special tokens.
 
 # %%
+assert learned == [("a", "t</w>"), ("c", "at</w>"), ("h", "at</w>")]
+assert tuple(learned) == tokenizer.learn_merges([text], 3)  # the module's, made for many words
+np.testing.assert_allclose(counted[0, 1], 6 / 7, rtol=1e-5)  # hat and cap
+np.testing.assert_allclose(counted[0, 3], 6 / 7, rtol=1e-5)  # hat and scarf
+np.testing.assert_allclose(counted[4, 5], counted[4, 6], rtol=1e-5)  # red, blue; cat, kitty
 captions = some_captions(SceneSource())
 rows = []
 for merges in (0, 20, 60, 510):
@@ -281,14 +283,12 @@ lesson.expect("the fault: change by 8 more zeros", moved, 0.1, 10)
 # **Predict:** which of the cells that said 0.9 or 0.7 rise to 1, and which fall?
 
 # %%
+lesson.predict("...")
 embeddings = encoder.texts(sentences)
 trained = np.asarray(cosine_similarity(embeddings, embeddings))
 panels = [("words in common", counted), ("trained", trained)]
 lesson.show(draw.matrices(panels, sentences, numbers=True, size=3.2))
 synonyms = [trained[0, 1], trained[0, 2], trained[4, 6], trained[7, 8]]
-lesson.expect("least cosine of synonyms", min(synonyms), 0.93, 1)
-lesson.expect("hat and scarf", trained[0, 3], 0, 0.7)
-lesson.expect("red and blue cat", trained[4, 5], -0.2, 0.6)
 
 # %% [markdown]
 # Hat and cap are one thing now, hat and scarf two. A kitty is a cat, and "at night" is "in the
@@ -298,6 +298,9 @@ lesson.expect("red and blue cat", trained[4, 5], -0.2, 0.6)
 # Colours are not just different, some are nearer than others:
 
 # %%
+lesson.expect("least cosine of synonyms", min(synonyms), 0.93, 1)
+lesson.expect("hat and scarf", trained[0, 3], 0, 0.7)
+lesson.expect("red and blue cat", trained[4, 5], -0.2, 0.6)
 cats = encoder.texts([f"a {colour} cat" for colour in COLOURS])
 colours = np.asarray(cosine_similarity(cats, cats))
 lesson.show(draw.matrices([("a ... cat", colours)], COLOURS, numbers=True, size=3))
@@ -343,6 +346,7 @@ lesson.expect("hat and scarf with the fault", faulty[0, 3], 0.75, 1)
 # **Predict** how often each is right. (There are always two subjects in the caption.)
 
 # %%
+lesson.predict("...")
 from minidiff.layers import Linear
 from minidiff.training.state import TrainState, fit, make_optimizer, make_train_step
 

@@ -110,11 +110,11 @@ lesson.source(CLIP.logits)
 # ahead. **Predict:** which probability does a softmax of the bare cosines give it?
 
 # %%
+lesson.predict("...")
 cosines = np.array([0.8, 0.5, 0.3, 0.0])
-for scale, first in ((1, 0.358), (14.3, 0.986), (100, 1.0)):
-    chances = np.exp(scale * cosines) / np.exp(scale * cosines).sum()
-    print(f"scale {scale:5}: ", np.round(chances, 3))
-    np.testing.assert_allclose(chances[0], first, atol=5e-4)
+chances = {s: np.exp(s * cosines) / np.exp(s * cosines).sum() for s in (1, 14.3, 100)}
+for scale, values in chances.items():
+    print(f"scale {scale:5}: ", np.round(values, 3))
 
 # %% [markdown]
 # 0.36, not much more than the others. A cosine ends at 1, so a softmax of cosines can never be
@@ -129,6 +129,8 @@ for scale, first in ((1, 0.358), (14.3, 0.986), (100, 1.0)):
 
 # %%
 N = 256
+first = [values[0] for values in chances.values()]
+np.testing.assert_allclose(first, [0.358, 0.986, 1.0], atol=5e-4)
 np.testing.assert_allclose(math.log(1 + 255 * math.exp(-2)), 3.57, atol=0.005)
 np.testing.assert_allclose(math.log(N), 5.55, atol=0.005)
 
@@ -210,6 +212,9 @@ lesson.expect("recall of the untrained", to_text, 0, 0.03)
 
 
 # %%
+lesson.predict("...")
+
+
 def loss(key, model, batch):
     clip, learned = model["clip"], model["learned"] > 0  # frozen: no gradient
     log_scale = jnp.where(learned, clip.log_scale, jax.lax.stop_gradient(clip.log_scale))
@@ -337,6 +342,7 @@ lesson.expect("500 steps: scale", jnp.exp(reference.clip.log_scale), 18, 40)
 # matrices will look like: where are the cosines far apart, where close together?
 
 # %%
+lesson.predict("...")
 depth = lesson.pick(smoke=1, cpu=2)
 small = dataclasses.replace(preset, width=64, layers=depth, text_layers=1)
 small = small.towers(SceneSource().image_shape, tokenizer, tokens.context)

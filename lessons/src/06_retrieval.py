@@ -44,6 +44,7 @@ WHOSE = "reference"  # or "mine": the CLIP that you trained in lesson 05
 # Chance is 12.5%.
 
 # %%
+lesson.predict("...")
 encoder = clip.load(lesson.weights("clip", WHOSE))
 library = exam.draw(encoder, 1, "test", 1000)
 images, factors = library["image"], library["factors"]
@@ -72,7 +73,7 @@ lesson.show(draw.circle(labels, points))
 # from all of them and still gets the colour of one: there is always a nearest label.
 #
 # To say how sure it is, CLIP turns cosines $s_{ij}$ into probabilities. $e^{\text{log scale}}$ is
-# the temperature of lesson 05 (a learned number), the sum goes over the labels:
+# the scale of lesson 05 (a learned number; the temperature is 1 over it), the sum goes over the labels:
 #
 # $$p_{ij} = \frac{\exp(e^{\text{log scale}}\, s_{ij})}{\sum_k \exp(e^{\text{log scale}}\, s_{ik})}$$
 #
@@ -138,7 +139,7 @@ lesson.expect("how sure it is, in the mean", chances.max(axis=1).mean(), 0.95, 1
 # Compare with your guess. It is right on nearly all of them, and sure. Matching captions was enough
 # to learn what a cat is, because "cat" is in the captions of cats and of nothing else.
 #
-# The temperature makes it sure. With a scale of 1 the same cosines give nearly equal chances, in
+# The scale makes it sure. With a scale of 1 the same cosines give nearly equal chances, in
 # the same order.
 
 # %%
@@ -154,12 +155,12 @@ lesson.expect("how sure it is with a scale of 1", cold.max(axis=1).mean(), 0.15,
 # What will the probabilities look like: all near 25%, or not?
 
 # %%
+lesson.predict("...")
 strange = ["house", "dog", "pizza", "lamp"]
 print("never seen:", encoder.unfamiliar([*strange, *SUBJECTS]))
 strange_labels = retrieval.label_embeddings(encoder.texts, strange)
 guesses = np.asarray(retrieval.zero_shot(embedded, strange_labels, log_scale))
 lesson.show(plot.probabilities(images[:3], strange, guesses[:3]))
-lesson.expect("how sure it is of a wrong label", guesses.max(axis=1).mean(), 0.6, 0.95)
 
 # %% [markdown]
 # It is far from sharing the chances out evenly. A softmax answers "which of *these*?", never "any
@@ -189,6 +190,7 @@ def my_search(queries, items, count):
 checks.search(my_search)
 
 # %%
+lesson.expect("how sure it is of a wrong label", guesses.max(axis=1).mean(), 0.6, 0.95)
 queries = ["a man wearing a hat", "a striped star in the snow", "a small blue robot"]
 places, cosines = retrieval.search(encoder.texts(queries), embedded, 5)
 rows = [
@@ -232,6 +234,9 @@ lesson.expect("neighbours with the same background", same["background"], 0.45, 0
 
 
 # %%
+lesson.predict("...")
+
+
 def my_difference(before, after):
     # your code here, in place of the next line
     raise NotImplementedError
@@ -302,6 +307,7 @@ lesson.expect("hats found by the men plus hat", hats["plus hat"], 0.75, 1.0)
 # And if you gave the classifier raw pixels instead of embeddings?
 
 # %%
+lesson.predict("...")
 some = exam.draw(encoder, 11, "train", 1000)
 inputs = {  # (examples to learn from, test scenes)
     "CLIP's embeddings": (normalize(encoder.images(some["image"])), normalize(embedded)),
@@ -359,6 +365,7 @@ lesson.expect("creature or shape, always answering shape", always, 0.57, 0.68)
 # **Predict:** how often does CLIP choose the right one of the two captions? Guessing gives 50%.
 
 # %%
+lesson.predict("...")
 pairs = jax.jit(scenes, static_argnums=1)(0, "two", jnp.arange(1))
 captions = [to_text(full_caption_words(jax.tree.map(lambda x: x[0], s)))
             for s in (pairs, exam.swapped(pairs))]  # fmt: skip
@@ -366,7 +373,6 @@ picture = exam.pictures(encoder, pairs)
 two = encoder.images(picture), encoder.texts(captions)
 lesson.show(plot.probabilities(picture, captions, np.asarray(retrieval.zero_shot(*two, log_scale))))
 result = [exam.binding(encoder, seed, 500) for seed in (0, 1)]
-lesson.expect("right caption, not the one with the colours exchanged", np.mean(result), 0.43, 0.57)
 
 # %% [markdown]
 # Chance. It knows *that* there is red and blue, cat and star, and not which belongs to which: this
@@ -377,6 +383,7 @@ lesson.expect("right caption, not the one with the colours exchanged", np.mean(r
 # Now ask for a man *without* a hat.
 
 # %%
+lesson.expect("right caption, not the one with the colours exchanged", np.mean(result), 0.43, 0.57)
 places, _ = retrieval.search(encoder.texts(["a man without a hat"]), embedded, 10)
 lesson.show(plot.contact_sheet(images[np.asarray(places[0][:8])], title="a man without a hat"))
 hats = np.mean(factors[np.asarray(places[0]), 3] == 1)

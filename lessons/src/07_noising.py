@@ -33,24 +33,28 @@ lesson = Lesson("07_noising")
 # the normal distribution.
 #
 # **Predict before you run the next cell.** The strip shows three scenes after 0, 50, 100, ... of 1000
-# steps. After how many can you no longer say what the subject is? Write a number down.
+# steps, walked one after the other. After how many can you no longer say what the subject is? Write a
+# number in place of the dots.
 
 # %%
+lesson.predict("...")
 key = jax.random.key(0)
 images = jax.jit(SceneSource(batch_size=64).batch)(0)["image"]  # (64, 16, 16, 3) in [-1, 1]
 schedule = linear_schedule()  # 1000 steps
 
-shown = [0, 50, 100, 200, 300, 400, 500, 700, 999]
-rows = []
-for i in range(3):
-    x0 = jnp.broadcast_to(images[i], (len(shown), 16, 16, 3))
-    eps = jax.random.normal(jax.random.fold_in(key, i), x0.shape)
-    rows.append(("", np.asarray(noising.add_noise(schedule, x0, jnp.array(shown), eps))))
-lesson.show(plot.strips(rows, [f"t = {t}" for t in shown]))
+shown = [0, 50, 100, 200, 300, 400, 500, 700, 1000]
+small_step = jax.jit(noising.noise_step)
+x, film = images[:3], [images[:3]]
+for t in range(1000):
+    fresh = jax.random.normal(jax.random.fold_in(key, t), x.shape)
+    x = small_step(schedule, x, jnp.full(3, t), fresh)
+    film.append(x)
+rows = [("", np.stack([film[n][i] for n in shown])) for i in range(3)]
+lesson.show(plot.strips(rows, [f"{n} steps" for n in shown]))
 
 # %% [markdown]
 # Most people lose the subject between 200 and 300. Its colour and the background last longer: what is
-# large survives longer than what is small. At $t = 999$ nothing is left that you could see. Remember
+# large survives longer than what is small. After 1000 nothing is left that you could see. Remember
 # this order. A model that runs the film backwards decides the background first and the details last.
 
 # %% [markdown]
@@ -63,7 +67,8 @@ lesson.show(plot.strips(rows, [f"t = {t}" for t in shown]))
 #
 # Why the square roots? Noise is measured by its **variance**, the mean of its square. Multiply a
 # number by $a$ and its variance is multiplied by $a^2$. So this step keeps the share $1 - \beta_t$ of
-# the variance and adds the share $\beta_t$: together one. The image gets noisier, not larger.
+# the variance and adds $\beta_t$. Numbers of variance one keep it: they get noisier, not larger. Our
+# scenes have less, 0.3, and rise towards one as they turn into noise.
 #
 # Here are four numbers instead of an image, and a step that replaces 36% of the variance.
 
@@ -74,6 +79,8 @@ beta = 0.36
 after = jnp.sqrt(1 - beta) * x + jnp.sqrt(beta) * eps
 print(after)
 np.testing.assert_allclose(after, [1.1, -0.2, -0.2, 1.2], atol=1e-6)  # 0.8 x + 0.6 eps
+lesson.expect("variance of the scenes", images.var(), 0.25, 0.35)
+lesson.expect("after 1000 steps", film[-1].var(), 0.93, 1.07)
 
 # %% [markdown]
 # ## Two steps are one
@@ -85,7 +92,7 @@ np.testing.assert_allclose(after, [1.1, -0.2, -0.2, 1.2], atol=1e-6)  # 0.8 x + 
 # $$\bar\alpha_t = (1 - \beta_0)(1 - \beta_1) \cdots (1 - \beta_t)$$
 #
 # In code it is `alpha_bar`. The papers count steps from 1, arrays count from 0: our index `t` is the
-# paper's step $t + 1$.
+# paper's step $t + 1$. So `x0` always means the clean image, and at index 0 one step has been taken.
 #
 # ### Exercise 7.1 · What is left (★, 3 minutes)
 #
@@ -116,7 +123,8 @@ checks.alpha_bar(my_alpha_bar)
 # Write `my_add_noise(schedule, x0, t, eps)`. `x0` and `eps` are batches of images, for instance
 # `(batch, 16, 16, 3)`, and `t` is one integer for each image, `(batch,)`. `schedule.alpha_bar` is the
 # array of exercise 7.1. A factor that belongs to image 2 must meet image 2 only: give it the shape
-# `(batch, 1, 1, 1)`, or let `noising.at(schedule.alpha_bar, t, x0)` do it.
+# `(batch, 1, 1, 1)`, or let `noising.at(schedule.alpha_bar, t, x0)` do it. Write with `jnp` for the whole
+# batch, no loops and no `if`: training compiles it (lesson 00), and the check tries that.
 
 
 # %%
@@ -140,7 +148,6 @@ lesson.source(noising.add_noise)
 
 # %%
 walked = jnp.full((20_000, 1), 0.7)
-small_step = jax.jit(noising.noise_step)
 for i in range(300):
     fresh = jax.random.normal(jax.random.fold_in(key, i), walked.shape)
     walked = small_step(schedule, walked, jnp.full(20_000, i), fresh)
@@ -175,8 +182,8 @@ assert all(float(curve[-1]) < 1e-4 for curve in curves.values())  # both end in 
 # ## One arrow or a hundred
 #
 # The network will be shown $x_t$ and asked about the noise in it. But which noise: the last small
-# step's, or the total? Both can be written down, and only one can be learned. A random walk shows why.
-# Start at $x_0$, drawn from the standard normal distribution, and take 100 steps of spread 0.3.
+# step's, or the total? Both can be guessed, but not equally well. A random walk shows why. Start at
+# $x_0$, drawn from the standard normal distribution, and take 100 steps of spread 0.3.
 
 # %%
 steps, spread = 100, 0.3
@@ -194,32 +201,46 @@ lesson.show(draw.walk(paths[1]))
 # guess explains: 1 is perfect, 0 is no better than not looking.
 
 # %%
+lesson.predict("...")
 end = paths[:, -1, 0]  # one coordinate is enough
 targets = {"the total": end - paths[:, 0, 0], "the last step": end - paths[:, -2, 0]}
 r2 = [float(np.corrcoef(end, target)[0, 1] ** 2) for target in targets.values()]
 lesson.show(draw.explained(end, targets, r2))
-lesson.expect("explained of the total", r2[0], 0.88, 0.92)
-lesson.expect("explained of one step", r2[1], 0.0, 0.03)
 
 # %% [markdown]
-# The end says nearly everything about the total and nothing about the last step. The exact numbers
-# are a line of arithmetic. The end has variance $1 + 100 \cdot 0.3^2 = 10$. Of that the total
-# contributes 9, so it is explained to $9/10$. One step contributes $0.09$, so to $0.09/10 = 0.009$.
+# The end says nearly everything about the total and next to nothing about the last step. The exact
+# numbers are a line of arithmetic. After $n$ steps of variance 0.09 the end has variance $1 + 0.09\,n$.
+# Of that the total contributes $0.09\,n$, which at $n = 100$ is 9 of 10, and one step 0.09 of 10.
 
 # %%
-total, one = steps * spread**2, spread**2
-np.testing.assert_allclose([total / (1 + total), one / (1 + total)], [0.9, 0.009])
+lesson.expect("explained of the total", r2[0], 0.88, 0.92)
+lesson.expect("explained of one step", r2[1], 0.0, 0.03)
+n = np.arange(1, 201)
+whole = 1 + n * spread**2
+curves = {"the total": n * spread**2 / whole, "the last step": spread**2 / whole}
+lesson.show(draw.lines(n, curves, "steps of the walk", "R² of the best guess"))
+np.testing.assert_allclose([curve[99] for curve in curves.values()], [0.9, 0.009])
+slopes = [np.dot(end, target) / np.dot(end, end) for target in targets.values()]
+lesson.expect("best guess of the total, over the end", slopes[0], 0.88, 0.92)
+lesson.expect("best guess of the last step, over the end", slopes[1], 0.004, 0.014)
 
 # %% [markdown]
+# Yet the two best guesses are one. From the end all steps look alike, so the best guess of the last one
+# is the best guess of the total over 100: the same answer, a hundred times fainter, under as much chance
+# as before. So it is for images, where shares of variance take the place of counts:
+#
+# $$\text{best guess of the last step's noise} = \sqrt{\tfrac{\beta_t}{1 - \bar\alpha_t}} \;
+#   \times \text{best guess of the total noise}$$
+#
 # ## The total noise gives the image back
 #
-# There is a second reason. If you know the total noise you know the image: take the noise away and
-# undo the fading.
+# Who asks for the total has less to do afterwards, too. If you know the total noise you know the
+# image: take the noise away and undo the fading.
 #
 # ### Exercise 7.3 · Undo (★★, 5 minutes)
 #
 # Write `my_predict_x0(schedule, xt, t, eps)`: the image that `xt` came from, if `eps` is the total
-# noise in it. Solve the equation of the jump for $x_0$.
+# noise in it. Solve the equation of the jump for $x_0$. Shapes are those of exercise 7.2.
 
 
 # %%
@@ -275,8 +296,10 @@ lesson.expect("last loss on the total noise", total_losses[-1], 0.09, 0.16, trai
 lesson.expect("last loss on one step", step_losses[-1], 0.96, 1.02, trained=True)
 
 # %% [markdown]
-# One curve falls, the other stays at the dotted line: there is next to nothing to learn in the last
-# small step. Give both networks the same noisy scenes and ask for the image, by `predict_x0`.
+# One curve falls, the other stays at the dotted line. That does not say that nothing is learned: even
+# the best guess of one step would hardly move it. Give both networks the same noisy scenes and ask for
+# the image, by `predict_x0`. The second has guessed the last step, so its guess is faint; the last row
+# multiplies it by $\sqrt{(1 - \bar\alpha_t) / \beta_t}$, to make a guess of the total of it.
 
 # %%
 t = jnp.full(8, 150)
@@ -284,6 +307,8 @@ x0, eps = images[:8], jax.random.normal(jax.random.key(3), (8, 16, 16, 3))
 xt = noising.add_noise(schedule, x0, t, eps)
 guess_noise = jax.jit(lambda unet, xt, t: unet(xt, t))
 guesses = {"total": guess_noise(on_total, xt, t), "step": guess_noise(on_step, xt, t)}
+share = noising.at(schedule.beta / (1 - schedule.alpha_bar), t, xt)
+guesses["step,\nrescaled"] = guesses["step"] / jnp.sqrt(share)
 rows = [("image", x0), ("at t = 150", xt)]
 rows += [
     (f"by the {name}", noising.predict_x0(schedule, xt, t, guess))
@@ -292,12 +317,17 @@ rows += [
 lesson.show(plot.strips([(name, np.asarray(row)) for name, row in rows]))
 error = {name: float(jnp.mean((noising.predict_x0(schedule, xt, t, guess) - x0) ** 2))
          for name, guess in guesses.items()}  # fmt: skip
+print({name.replace("\n", " "): round(value, 3) for name, value in error.items()})
 ratio = error["step"] / error["total"]
+again = error["step,\nrescaled"] / error["total"]
 lesson.expect("error of the image, by the step over by the total", ratio, 3.5, 8, trained=True)
+lesson.expect("the same, by the step rescaled", again, 1.3, 3.0, trained=True)
 
 # %% [markdown]
 # The network that learned the total gives the scenes back, blurred and with a little grain: it has
-# trained for a minute. The other one leaves the noise where it was.
+# trained for a minute. The other leaves the noise where it was, until its guess is made as strong as a
+# total: then scenes appear. It has learned the same thing, from far fainter lessons, and less well in
+# the same time. That is the reason to ask for the total.
 #
 # ## Break it: forget a square root
 #
@@ -325,7 +355,8 @@ lesson.expect("variance there", curves["without the root"][lowest], 0.75, 0.7501
 # - A small step keeps $1 - \beta_t$ of the variance and adds $\beta_t$ of noise.
 # - All steps up to $t$ are one jump: $x_t = \sqrt{\bar\alpha_t} x_0 + \sqrt{1-\bar\alpha_t}
 #   \varepsilon$.
-# - The network is asked for the **total** noise: it can be seen in $x_t$, the last small step cannot.
+# - The network is asked for the **total** noise: the best guess of the last small step is the same
+#   answer, but so faint that it takes far longer to learn.
 # - Who knows the total noise knows the image.
 #
 # **Pitfalls.** Variances or their roots mixed up; $\beta$ used where $\bar\alpha$ is meant; images in
@@ -333,7 +364,7 @@ lesson.expect("variance there", curves["without the root"][lowest], 0.75, 0.7501
 #
 # ## Quiz
 #
-# 1. A loss on noise stays at 1.0. What has the network learned?
+# 1. A loss on the total noise stays at 1.0. What has the network learned?
 #
 # <details><summary>Answer</summary> Nothing: always answering 0 gives 1.0, the variance of the
 # noise.</details>

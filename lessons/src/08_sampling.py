@@ -2,7 +2,7 @@
 # # 08 · Sampling
 #
 # **The one idea:** to draw, begin with noise and go back in small steps, and after each step add a
-# little fresh noise. Leave that out and every drawing becomes the same grey average.
+# little fresh noise. Leave that out, and nearly all drawings come out the same.
 #
 # | | |
 # |---|---|
@@ -35,10 +35,11 @@ key = jax.random.key(1)
 # A sampler asks it a hundred times and takes out a little of the noise each time. We let it draw 16
 # scenes, twice, from the same noise. In one of the two, *fresh* noise was added after every step.
 #
-# **Predict before you run the next cell:** which pictures will be better, those with noise added at
-# every step or those without? Write down why.
+# **Predict before you run the next cell:** which pictures will be cleaner, and which more varied: those
+# with noise added at every step, or those without? Write down why.
 
 # %%
+lesson.predict("...")
 WHOSE = "reference"  # or "mine": your own run of `minidiff train text_to_image`
 model = text_to_image.load(lesson.weights("text_to_image", WHOSE))
 network = model.denoiser([""] * 16)  # told nothing: lesson 10 gives it words
@@ -54,9 +55,11 @@ panels = [("A", np.asarray(drawn(False))), ("B", np.asarray(drawn(True)))]
 lesson.show(plot.side_by_side(panels))
 
 # %% [markdown]
-# In A nothing was added, in B noise was. A is clean and dull: a few blurred figures again and again,
-# most of them grey or purple, on the same meadow. B has cats, stars and people, by day and by night.
-# A number for it: how far is each picture from the one that is most like it?
+# In A nothing was added, in B noise was. A is crisp, and cleaner than B: adding noise does leave a little
+# noise. But A has three or four figures again and again, most on the same meadow. B has cats, stars and
+# people, by day and by night. So what the fresh noise brings is variety. Two numbers: how far is each
+# picture from the one that is most like it? And how much grain is in them, which we measure by how far
+# a pixel is from what its eight neighbours say?
 
 
 # %%
@@ -65,6 +68,18 @@ def to_the_next(images):
     return np.sqrt(squares + 10 * np.eye(len(images))).min(axis=1).mean()
 
 
+def grain(images):
+    """The spread of the noise in images, from the median of their second differences."""
+    x = np.clip(images, -1, 1)
+    for axis in (1, 2):
+        x = np.diff(x, 2, axis=axis)
+    return np.median(np.abs(x)) / (
+        6 * 0.6745
+    )  # 6: what such differences make of noise; 0.6745: median
+
+
+print("grain:", {name: round(float(grain(images)), 3) for name, images in panels})
+lesson.expect("grain, A over B", grain(panels[0][1]) / grain(panels[1][1]), 0.2, 0.7, trained=True)
 a, b = (to_the_next(images) for _, images in panels)
 lesson.expect("distance to the most similar picture, A over B", a / b, 0.0, 0.4, trained=True)
 
@@ -148,7 +163,8 @@ np.testing.assert_allclose(found, [[0.75, -0.75, 2 / 3, -7 / 6]], rtol=1e-5)
 #
 # Write `my_reverse_mean(schedule, xt, t, eps)`. `xt` and `eps` are batches of one shape, for instance
 # `(batch, 16, 16, 3)`; `t` is `(batch,)`. `noising.at(schedule.beta, t, xt)` picks each image's own
-# number. `checks.reverse_mean.hint()` gives hints in steps.
+# number. Write with `jnp` for the whole batch, no loops and no `if`, here and below: samplers are
+# compiled, and the checks try that. `checks.reverse_mean.hint()` gives hints in steps.
 
 
 # %%
@@ -193,7 +209,8 @@ assert small < float(beyond.var()) < large
 # ### Exercise 8.2 · The step (★★, 7 minutes)
 #
 # Write `my_reverse_step(schedule, xt, t, eps, noise)`: the mean and, with the large variance, `noise`,
-# which is standard normal and shaped like `xt`. At `t = 0` no noise is added. You may call
+# which is standard normal and shaped like `xt`, `(batch, 16, 16, 3)` for instance. Each image has its own
+# `t`, and where `t = 0` no noise is added. You may call
 # `sampling.reverse_mean`.
 
 
@@ -236,12 +253,10 @@ def only_the_mean(schedule, xt, t, eps, noise):
 # drawn. The denoiser is ideal, so nothing is wrong with it. What will the right panel look like?
 
 # %%
+lesson.predict("...")
 with_noise, without = walk_back(sampling.reverse_step, ideal), walk_back(only_the_mean, ideal)
 lesson.show(draw.ways([("with fresh noise", with_noise), ("without", without)]))
-lesson.expect("spread of the modes, with", np.abs(with_noise[-1]).std(), 0.093, 0.107)
-lesson.expect("spread of the modes, without", np.abs(without[-1]).std(), 0.009, 0.015)
 ours = sampling.ddpm_sample(key, ideal, schedule, (1000, 1))  # the module's sampler
-np.testing.assert_allclose(ours[:, 0], with_noise[-1], atol=1e-4)
 
 # %% [markdown]
 # On the left the ways tremble, part, and end with the spread of the data: 0.1. On the right they are
@@ -251,6 +266,9 @@ np.testing.assert_allclose(ours[:, 0], with_noise[-1], atol=1e-4)
 # step shrinks $x$. A thousand of them leave $\sqrt{\bar\alpha_{999}}$ of it.
 
 # %%
+lesson.expect("spread of the modes, with", np.abs(with_noise[-1]).std(), 0.093, 0.107)
+lesson.expect("spread of the modes, without", np.abs(without[-1]).std(), 0.009, 0.015)
+np.testing.assert_allclose(ours[:, 0], with_noise[-1], atol=1e-4)
 unit = Ideal(schedule, jnp.zeros((1, 1)), 1.0)
 shrunk = walk_back(only_the_mean, unit, count=100)
 np.testing.assert_allclose(shrunk[-1] / shrunk[0], schedule.alpha_bar[-1] ** 0.5, rtol=1e-3)
@@ -261,8 +279,8 @@ lesson.expect("what is left of x", shrunk[-1, 0] / shrunk[0, 0], 0.00634, 0.0063
 #
 # A sampler called DDIM adds no noise either, and it works. So "DDPM without its noise" must be
 # something else. The figure shows how: the data are the single point 0, so all that is in $x_t$ is
-# noise, and its amount can be measured. The schedule says how much there should be. Read the figure
-# from right, where sampling begins, to left.
+# noise, and its amount can be measured. The schedule says how much there should be. As above, sampling
+# begins on the left.
 
 # %%
 dot = Ideal(schedule, jnp.zeros((1, 1)), 0.0)
@@ -274,7 +292,8 @@ for name, sample, settings in (
 ):
     _, seen = sample(key, dot, schedule, (2000, 1), every=20, **settings)
     amounts[name] = np.asarray(seen.xt).std((1, 2))
-lesson.show(lines(np.arange(1000, 0, -20), amounts, "steps left", "noise in $x_t$ (spread)"))
+left = np.arange(1000, 0, -20)
+lesson.show(lines(left, amounts, "steps left", "noise in $x_t$ (spread)", backwards=True))
 at_700 = {name: float(values[15]) for name, values in amounts.items()}
 lesson.expect("700 left: the schedule's", at_700["the schedule"], 0.99, 1.0)
 lesson.expect("700 left: DDIM", at_700["DDIM"], 0.94, 1.06)
@@ -296,7 +315,8 @@ lesson.expect("700 left: DDPM without its noise", at_700["DDPM without its noise
 #
 # ### Exercise 8.3 · DDIM's jump (★★, 7 minutes)
 #
-# Write `my_ddim_jump(schedule, xt, t, t_next, eps)`. `t` and `t_next` are `(batch,)`. An entry of -1
+# Write `my_ddim_jump(schedule, xt, t, t_next, eps)`. `t` and `t_next` are `(batch,)`, `xt` and `eps`
+# batches of images. An entry of -1
 # in `t_next` means the image itself, where no noise is left: $\bar\alpha$ is 1 there. Functions of
 # `noising` may help.
 
@@ -316,6 +336,7 @@ checks.ddim_jump(my_ddim_jump)
 # **Predict before you run the next cell:** how many of the 40 clouds will the middle panel find?
 
 # %%
+lesson.predict("...")
 turn = np.linspace(0.15, 1, 40)
 modes = 1.6 * turn[:, None] * np.stack([np.cos(11 * turn), np.sin(11 * turn)], axis=1)
 spiral = Ideal(schedule, jnp.float32(modes), 0.04)
@@ -338,11 +359,10 @@ made = {
 lesson.show(draw.plane([(name, np.asarray(points)) for name, points in made.items()], modes))
 modes_found = {name: nearest(points)[1] for name, points in made.items()}
 print("clouds found:", modes_found)
-assert modes_found == {"DDPM": 40, "DDPM without its noise": 1, "DDIM, 100 steps": 40}
 
 # %% [markdown]
-# One. All thousand points end in the same cloud, near the middle of the data. These are the grey
-# figures of panel A.
+# One. All thousand points end in the same cloud, near the middle of the data, and as sharply as you like.
+# So it was with the few figures of panel A.
 #
 # ## Fewer steps, and the same seed
 #
@@ -350,6 +370,7 @@ assert modes_found == {"DDPM": 40, "DDPM without its noise": 1, "DDIM, 100 steps
 # its own start. `eta` brings fresh noise back into DDIM: 0 is none, 1 as much as DDPM has.
 
 # %%
+assert modes_found == {"DDPM": 40, "DDPM without its noise": 1, "DDIM, 100 steps": 40}
 counts = lesson.pick(smoke=(2, 4, 5), cpu=(10, 20, 50))
 some, schedule16 = model.denoiser([""] * 8), model.schedule
 ddim = {}
@@ -372,10 +393,14 @@ other = apart((counts[1], 1.0), (counts[2], 1.0))
 lesson.expect("20 and 50 steps, eta 0, over eta 1", same / other, 0.0, 0.5, trained=True)
 again = sampling.ddim_sample(key, some, schedule16, (8, 16, 16, 3), steps=counts[0], eta=0.0)
 np.testing.assert_array_equal(again, ddim[counts[0], 0.0])  # the same key, the same picture
+grains = [float(grain(np.asarray(ddim[count, 0.0]))) for count in counts]
+print("grain:", {count: round(value, 3) for count, value in zip(counts, grains, strict=True)})
+lesson.expect("grain, 50 steps over 10", grains[2] / grains[0], 1.0, 1.6, trained=True)
 
 # %% [markdown]
-# The first three rows show the same pictures, column by column: ten steps settle what fifty make a
-# little finer. The last two rows began with the same noise as well, but the fresh noise led them
+# The first three rows show the same pictures, column by column: ten steps settle them. Fifty do not make
+# them cleaner: this network leaves a little grain, and more of it in more steps, as the numbers above
+# say. The last two rows began with the same noise as well, but the fresh noise led them
 # elsewhere, and elsewhere again with another number of steps.
 #
 # ## Which variance
@@ -418,7 +443,9 @@ def noise_always(schedule, xt, t, eps, noise):
 
 point = Ideal(schedule, jnp.array([[0.7]]), 0.0)
 right, faulty = (walk_back(step, point)[-1] for step in (sampling.reverse_step, noise_always))
-lesson.show(lines(np.arange(100), {"fault": faulty[:100], "right": right[:100]}, "sample", "$x_0$"))
+lesson.show(
+    lines(np.arange(100), {"fault": faulty[:100], "right": right[:100]}, "sample", "its value")
+)
 np.testing.assert_allclose(right, 0.7, atol=1e-5)
 lesson.expect("spread with the fault", faulty.std(), 0.0093, 0.0107)
 
@@ -463,7 +490,7 @@ lesson.expect(
 # ## Recap
 #
 # - A reverse step is a mean, which takes out the last step's share of the noise, and fresh noise.
-# - Without fresh noise DDPM falls to averages, however good the denoiser is.
+# - Without fresh noise DDPM falls together to a few clean results, however good the denoiser is.
 # - DDIM with eta = 0 adds none either, but keeps as much noise in $x_t$ as the schedule says. The start
 #   decides the picture, and it can leap.
 # - At $t = 0$ nothing is added.
@@ -473,7 +500,7 @@ lesson.expect(
 #
 # ## Quiz
 #
-# 1. All pictures of your sampler look alike and blurred. Which line do you look at first?
+# 1. All pictures of your sampler are clean and look alike. Which line do you look at first?
 #
 # <details><summary>Answer</summary> The one that adds the fresh noise: is it there, and is it the root
 # of the variance?</details>

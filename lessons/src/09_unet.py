@@ -44,6 +44,7 @@ key = jax.random.key(0)
 # **Predict before you run the next cell:** what becomes of the noise, what of the picture?
 
 # %%
+lesson.predict("...")
 config = ddpm.PRESETS[lesson.preset]  # the settings of `minidiff train ddpm`
 schedule = config.noise_schedule()
 test = jax.jit(SceneSource(split="test", batch_size=256).batch)(0)["image"]
@@ -67,7 +68,6 @@ for i in (0, 1, 2):
 lesson.show(plot.strips(rows, ["scene", "16 x 16", "8 x 8", "4 x 4", "2 x 2"]))
 spreads = [float(x.std()) for x in ladder(eps)]
 print("spread of the noise:", np.round(spreads, 3))
-np.testing.assert_allclose(spreads, [1, 0.5, 0.25, 0.125], rtol=0.03)
 
 # %% [markdown]
 # Each halving halves the noise: the mean of four independent numbers has half their spread. At 4 x 4
@@ -102,6 +102,7 @@ checks.join_skip(my_join_skip)
 # it is told the time.
 
 # %%
+np.testing.assert_allclose(spreads, [1, 0.5, 0.25, 0.125], rtol=0.03)
 lesson.source(blocks.ResBlock.__call__)
 
 # %% [markdown]
@@ -299,6 +300,9 @@ lesson.expect("noise left, this lesson's over the reference's", ratio, 0.8, 3.0,
 
 
 # %%
+lesson.predict("...")
+
+
 @jax.jit
 def errors(network, t, told):
     """Mean squared error of the noise and of the image at step t, for a network that is told another."""
@@ -317,8 +321,6 @@ asked = np.arange(25, 1000, 50)
 whole = by_t(unet)
 both = {"of the noise": whole[:, 0], "of the image": whole[:, 1]}
 lesson.show(lines(asked, both, "t", "mean squared error", log=True))
-lesson.expect("noise, t = 25 over t = 975", whole[0, 0] / whole[-1, 0], 10, 1e5, trained=True)
-lesson.expect("image, t = 975 over t = 25", whole[-1, 1] / whole[0, 1], 10, 1e4, trained=True)
 
 # %% [markdown]
 # The two lines cross. Near the image there is little noise, hard to tell from the picture, and no harm
@@ -328,6 +330,8 @@ lesson.expect("image, t = 975 over t = 25", whole[-1, 1] / whole[0, 1], 10, 1e4,
 # Does the network listen to the time? Show it $t = 300$ and tell it something else.
 
 # %%
+lesson.expect("noise, t = 25 over t = 975", whole[0, 0] / whole[-1, 0], 10, 1e5, trained=True)
+lesson.expect("image, t = 975 over t = 25", whole[-1, 1] / whole[0, 1], 10, 1e4, trained=True)
 lies = np.arange(0, 1000, 50)
 heard = np.array([float(errors(unet, 300, lie)[0]) for lie in lies])
 lesson.show(

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from minidiff.checks.exercise import Exercise, normal
+from minidiff.checks.exercise import Exercise, integers, normal
 from minidiff.clip import CLIP
-from minidiff.contrastive import LOG_SCALE_MAX, clamp_log_scale, cosine_similarity
+from minidiff.contrastive import LOG_SCALE_MAX, clamp_log_scale, cosine_similarity, normalize
 from minidiff.measure import metrics
 
 
@@ -49,6 +49,11 @@ def _unit(x, axis):
     return x / jnp.linalg.norm(x, axis=axis, keepdims=True)
 
 
+def _compared(clip, images, ids):
+    image, text = clip.encode_images(images), clip.encode_texts(ids)
+    return jnp.exp(clip.log_scale) * normalize(image) @ normalize(text).T
+
+
 clip_logits = Exercise(
     name="clip_logits",
     task="The scaled cosine of every image with every text: (images, texts).",
@@ -83,6 +88,7 @@ clip_logits = Exercise(
             lambda clip, images, ids: jax.nn.softmax(CLIP.logits(clip, images, ids), axis=1)
         ),
     },
+    written=_compared,
     hints=(
         "Three steps: both embeddings, their cosines, the scale.",
         "clip.encode_images(images) and clip.encode_texts(ids) have rows of the same length; "
@@ -92,11 +98,16 @@ clip_logits = Exercise(
     minutes=5,
 )
 
+
+def _kept_between(log_scale):
+    return jnp.clip(log_scale, 0, jnp.log(100))
+
+
 clamp_log_scale = Exercise(
     name="clamp_log_scale",
     task="A learned log_scale, kept where the scale is between 1 and 100.",
     solution=clamp_log_scale,
-    cases=lambda: [(jnp.float32(x),) for x in (-2.0, 0.5, 2.66, 4.5, 4.7, 120.0)],
+    cases=lambda: [(jnp.float32(x),) for x in (-2.0, 0.5, 2.66, 4.5, 4.7, 120.0, *normal(3, 2))],
     mistakes={
         "this clamps the logarithm at 100: it is the scale that must stay below 100": (
             lambda log_scale: jnp.clip(log_scale, 0, 100)
@@ -115,6 +126,7 @@ clamp_log_scale = Exercise(
             lambda log_scale: jnp.clip(log_scale, 0, 2)
         ),
     },
+    written=_kept_between,
     hints=(
         "Which numbers does log_scale have where the scale is 1, and where it is 100?",
         "`jnp.clip(x, low, high)` keeps x between two numbers.",
@@ -138,9 +150,14 @@ def _scores() -> list[tuple]:
     return [
         (some, np.eye(4, dtype=bool)),
         (some, alike),
+        (some - 2, alike),
         (tied, np.eye(3, dtype=bool)),
         (np.ones((5, 5)), np.eye(5, dtype=bool)),
         (wide, np.array([[False, True, True], [True, False, True]])),
+        (
+            np.asarray(normal(4, 6, 6)),
+            np.eye(6, dtype=bool) | (integers(5, 0, 6, 6, 1) == np.arange(6)),
+        ),
     ]
 
 
@@ -151,6 +168,12 @@ def _with_ties(similarity, relevant):
 
 def _by_argmax(similarity, relevant):
     return np.mean(relevant[np.arange(len(relevant)), similarity.argmax(1)])
+
+
+def _first(similarity, relevant):
+    best = np.where(relevant, similarity, -np.inf).max(axis=1)
+    other = np.where(relevant, -np.inf, similarity).max(axis=1)
+    return np.mean(best > other)
 
 
 recall_at_1 = Exercise(
@@ -179,6 +202,7 @@ recall_at_1 = Exercise(
             )
         ),
     },
+    written=_first,
     hints=(
         "Of each row take two numbers: the best of what is relevant, the best of what is not.",
         "`np.where(relevant, similarity, -np.inf).max(axis=1)` is the best of what is relevant.",

@@ -28,6 +28,12 @@ def _lengths(x):
     return jnp.linalg.norm(x, axis=1, keepdims=True)
 
 
+def _cosines(image_embeddings, text_embeddings):
+    image_lengths = jnp.sqrt(jnp.sum(image_embeddings**2, axis=1, keepdims=True))
+    text_lengths = jnp.sqrt(jnp.sum(text_embeddings**2, axis=1, keepdims=True))
+    return (image_embeddings / image_lengths) @ (text_embeddings / text_lengths).T
+
+
 cosine_similarity = Exercise(
     name="cosine_similarity",
     task="The cosine of the angle between every image and every text.",
@@ -62,6 +68,8 @@ cosine_similarity = Exercise(
             lambda image, text: jnp.arccos(jnp.clip(normalize(image) @ normalize(text).T, -1, 1))
         ),
     },
+    written=_cosines,
+    traced=True,
     hints=(
         "Divide each row by its length: the root of the sum of its squares.",
         "`jnp.sum(x**2, axis=1, keepdims=True)` has shape (rows, 1), so x can be divided by it.",
@@ -85,6 +93,11 @@ def _right(table, labels):
     return table[jnp.arange(len(labels)), labels]
 
 
+def _surprise(logits, labels):
+    total = jax.nn.logsumexp(logits, axis=1)
+    return jnp.mean(total - logits[jnp.arange(len(labels)), labels])
+
+
 cross_entropy = Exercise(
     name="cross_entropy",
     task="The mean over rows of minus the log of the probability of the right answer.",
@@ -95,6 +108,22 @@ cross_entropy = Exercise(
             lambda logits, labels: (
                 -jnp.mean(jnp.log(_right(jnp.exp(logits), labels) / jnp.exp(logits).sum(axis=1)))
             )
+        ),
+        "the softmax underflows at logits of 100: its small probabilities become 0, and their log "
+        "infinite. Use jax.nn.log_softmax, or logsumexp less the logit": (
+            lambda logits, labels: -jnp.mean(jnp.log(_right(jax.nn.softmax(logits), labels)))
+        ),
+        "the small number in the log hides small probabilities: jax.nn.log_softmax needs none": (
+            lambda logits, labels: -jnp.mean(jnp.log(_right(jax.nn.softmax(logits), labels) + 1e-8))
+        ),
+        "the labels are not used: this takes the diagonal, the answer i of question i": (
+            lambda logits, labels: -jnp.mean(jnp.diag(jax.nn.log_softmax(logits)))
+        ),
+        "this is the mean of the *best* answer's cost: the right one is labels[i]": (
+            lambda logits, labels: -jnp.mean(jax.nn.log_softmax(logits).max(axis=1))
+        ),
+        "this is the log of the mean: take the log of each probability first, then the mean": (
+            lambda logits, labels: -jnp.log(jnp.mean(_right(jax.nn.softmax(logits), labels)))
         ),
         "did you forget the minus? A log of a probability is negative, a loss is not": (
             lambda logits, labels: jnp.mean(_right(jax.nn.log_softmax(logits), labels))
@@ -121,6 +150,8 @@ cross_entropy = Exercise(
             lambda logits, labels: -jnp.mean(jax.nn.log_softmax(logits))
         ),
     },
+    written=_surprise,
+    traced=True,
     hints=(
         "-log(exp(a) / (exp(a) + exp(b))) is log(exp(a) + exp(b)) - a.",
         "`jax.nn.logsumexp(logits, axis=1)` is the first part, without overflow.",
@@ -168,6 +199,14 @@ def _slopes(candidate):
     wanted = jax.grad(contrastive_loss.solution)(image, text, log_scale)
     if not jnp.allclose(jnp.asarray(found), wanted, rtol=1e-3, atol=1e-5):
         raise Wrong(_WRONG_SLOPES)
+
+
+def _both_ways(image_embeddings, text_embeddings, log_scale):
+    logits = jnp.exp(log_scale) * normalize(image_embeddings) @ normalize(text_embeddings).T
+    labels = jnp.arange(len(logits))
+    rows = cross_entropy.solution(logits, labels)
+    columns = cross_entropy.solution(logits.T, labels)
+    return (rows + columns) / 2
 
 
 contrastive_loss = Exercise(
@@ -221,6 +260,7 @@ contrastive_loss = Exercise(
             jax.lax.stop_gradient(image), text, log_scale
         ),
     },
+    written=_both_ways,
     hints=(
         "logits = exp(log_scale) * cosine_similarity(image_embeddings, text_embeddings)",
         "The right answer of row i is i: labels = jnp.arange(N). Columns are rows of logits.T.",

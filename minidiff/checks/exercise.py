@@ -3,23 +3,34 @@
 A check compares the student's function with the module's on a few inputs. Where they differ, it tries
 the known mistakes on the same inputs: the one that gives the student's numbers is what went wrong, and
 its sentence is what the student reads. So every sentence is tested, by handing in the mistake itself.
+If none does, it tries every slip of the pen in the written answer (``diagnosis.slips``), and then asks
+how the numbers are related to the right ones (``diagnosis.relations``).
 """
 
+import contextlib
+import contextvars
 import dataclasses
+import functools
 import os
-import traceback
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from minidiff import plot
+from minidiff.checks.diagnosis.faults import describe_error, difference
+from minidiff.checks.diagnosis.relations import arguments_of, lists, relation
+from minidiff.checks.diagnosis.slips import slips
 from minidiff.plot.canvas import Figure
 from minidiff.plot.show import show
 
 GRADING = "MINIDIFF_GRADING"  # set where a notebook is graded: what its own cells check is silent
 MARKS = {"right": "✓", "wrong": "✗", "not attempted": "○"}
+SECONDS = 20.0  # that a student's function may take for all cases together
+SEED = contextvars.ContextVar("seed", default=0)  # of the arguments; 0: those of every day
 
 
 class Wrong(Exception):
@@ -32,6 +43,10 @@ class Wrong(Exception):
 
 class CandidateError(Exception):
     """A student's function in another process raised: one line that says what, and where."""
+
+
+class TooSlow(Exception):
+    """A student's function took longer than it may."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +73,12 @@ class Exercise:
         cases: makes the inputs, a tuple of arguments each. Arguments are arrays, numbers, strings
             and pytrees of classes that are defined in a module (a grader sends them elsewhere).
         mistakes: what people do instead, under the sentence that helps; at least three.
+        written: the answer as a student may write it, whose slips are known mistakes as well.
         hints: in steps, the last nearly a solution.
         level: 1 to 3.
         minutes: that it takes.
         rtol, atol: how near is right.
+        traced: whether JAX must be able to compile it. The lesson says so beside the exercise.
         also: more that must hold, called with the function where ``cases`` agree; raises ``Wrong``.
         draw: (arguments, got, wanted) -> Figure, where a picture says more; none draws nothing.
     """
@@ -72,13 +89,18 @@ class Exercise:
     cases: Callable[[], Sequence[tuple]]
     mistakes: dict[str, Callable]
     hints: tuple[str, ...]
+    written: Callable
     level: int = 1
     minutes: int = 5
     rtol: float = 1e-4
     atol: float = 1e-5
+    traced: bool = False
     also: Callable[[Callable], None] = lambda candidate: None
     draw: Callable[[tuple, object, object], Figure] | None = None
     _told: list = dataclasses.field(default_factory=list, repr=False)  # hints given so far
+    _known: dict = dataclasses.field(
+        default_factory=dict, repr=False
+    )  # answers by seed and mistake
 
     @property
     def answer(self) -> str:
@@ -121,89 +143,127 @@ class Exercise:
     def _compare(self, candidate: object) -> None:
         if not callable(candidate):
             raise Wrong(f"{self.answer} must be a function, not {type(candidate).__name__}")
+        with at_most(
+            SECONDS, candidate
+        ):  # cases are made anew: a function may change its arguments
+            got = [candidate(*case) for case in self.cases()]
         cases = list(self.cases())
-        got = [candidate(*case) for case in cases]
-        wanted = [self.solution(*case) for case in cases]
+        wanted = [self._answer(None, self.solution, i, cases) for i in range(len(cases))]
         for case, mine, right in zip(cases, got, wanted, strict=True):
             fault = self._fault(mine, right)
             if fault:
                 drawn = self.draw and mine is not None
                 figure = _try(self.draw, case, mine, right) if drawn else None
-                raise Wrong(self._diagnosis(cases, got) or fault, figure)
+                raise Wrong(self._diagnosis(cases, got, wanted) or fault, figure)
+        if self.traced:
+            _trace(candidate, next(iter(self.cases())))
 
-    def _diagnosis(self, cases: list[tuple], got: list) -> str | None:
-        """The sentence of the mistake that gives these very numbers."""
-        for sentence, mistake in self.mistakes.items():
+    def _answer(self, key: object, function: Callable, i: int, cases: list[tuple]) -> object:
+        """What a function of our own answers to a case, computed once; none where it cannot."""
+        key = (SEED.get(), key, i)
+        if key not in self._known:
             try:
-                made = [mistake(*case) for case in cases]
+                with np.errstate(all="ignore"):
+                    self._known[key] = function(*cases[i])
             except Exception:  # this mistake cannot be made here
-                continue
-            if not any(self._fault(g, m) for g, m in zip(got, made, strict=True)):
+                self._known[key] = None
+        return self._known[key]
+
+    def _gives(self, got: list, cases: list[tuple], key: object, function: Callable) -> bool:
+        """Whether a mistake gives these very numbers."""
+        for i, mine in enumerate(got):
+            made = self._answer(key, function, i, cases)
+            if made is None or self._fault(mine, made):
+                return False
+        return True
+
+    def _diagnosis(self, cases: list[tuple], got: list, wanted: list) -> str | None:
+        """What went wrong: the mistake or the slip that gives these very numbers, or their relation."""
+        if any(g is None for g in got):
+            return None
+        for sentence, mistake in (*self.mistakes.items(), *self._slips()):
+            if self._gives(got, cases, sentence, mistake) and not self._gives(
+                wanted, cases, sentence, mistake
+            ):
                 return sentence
-        return None
+        if isinstance(wanted[0], list):
+            bad = next(i for i, g in enumerate(got) if self._fault(g, wanted[i]))
+            return next(lists(got[bad], wanted[bad]), None)
+        names = arguments_of(self.written)
+        return _try(relation, cases, got, wanted, lambda g, w: not self._fault(g, w), names)
+
+    def _slips(self) -> list[tuple[str, Callable]]:
+        """Those of the written answer that do change it."""
+        if "slips" not in self._known:
+            self._known["slips"] = [
+                (sentence, made)
+                for sentence, made in dict(slips(self.written)).items()
+                if sentence not in self.mistakes
+            ]
+        return self._known["slips"]
 
     def _fault(self, got: object, wanted: object) -> str | None:
         """How ``got`` differs from what was wanted, in a sentence; none if it does not."""
         return difference(got, wanted, self.answer, self.rtol, self.atol)
 
 
-def difference(got, wanted, name: str, rtol: float = 1e-4, atol: float = 1e-5) -> str | None:
-    """How what ``name`` returned differs from what was wanted, in a sentence; none if it does not."""
-    if got is None:
-        return f"{name} returned None: does it end with `return`?"
-    if isinstance(wanted, dict | tuple | list):
-        return _difference_of_parts(got, wanted, name, rtol, atol)
-    if isinstance(wanted, str | bool):
-        return None if got == wanted else f"{name} returned {got!r}, wanted {wanted!r}"
+def _trace(candidate: Callable, case: tuple) -> None:
+    """Wrong if JAX cannot compile a function whose numbers are right."""
     try:
-        mine, right = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
-    except (TypeError, ValueError):
-        return f"{name} returned {type(got).__name__}, wanted an array of numbers"
-    if mine.shape != right.shape:
-        return f"{name} returned an array of shape {mine.shape}, wanted {right.shape}"
-    if np.isnan(mine).any() and not np.isnan(right).any():
-        return f"{name} returned NaN: is something divided by zero, or the log of it taken?"
-    with np.errstate(invalid="ignore"):  # infinity less infinity
-        off = np.where(mine == right, 0, np.abs(mine - right)) - atol - rtol * np.abs(right)
-    if not (off > 0).any():
-        return None
-    place = np.unravel_index(np.argmax(off), off.shape)
-    where = f" at [{', '.join(map(str, place))}]" if place else ""
-    share = f" in {np.mean(off > 0):.0%} of its numbers" if place else ""
-    return f"{name} is off{share}: {mine[place]:.4g}{where}, wanted {right[place]:.4g}"
-
-
-def _difference_of_parts(got, wanted, name: str, rtol: float, atol: float) -> str | None:
-    if isinstance(wanted, dict):
-        if not isinstance(got, dict) or got.keys() != wanted.keys():
-            return f"{name} must return a dict with the keys {', '.join(map(str, wanted))}"
-        pairs = {f"{name}[{key!r}]": (got[key], wanted[key]) for key in wanted}
-    else:
-        if not isinstance(got, tuple | list) or len(got) != len(wanted):
-            many = f"{len(got)}" if isinstance(got, tuple | list) else type(got).__name__
-            return f"{name} must return {len(wanted)} values, not {many}"
-        pairs = {f"{name}[{i}]": pair for i, pair in enumerate(zip(got, wanted, strict=True))}
-    faults = (difference(*pair, part, rtol, atol) for part, pair in pairs.items())
-    return next((fault for fault in faults if fault), None)
-
-
-def describe_error(error: Exception, name: str) -> str:
-    """One line on what a student's function raised and in which of its lines."""
-    text = " ".join(str(error).split()) or "no message"
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.name == name]
-    where = f" in line {lines[-1]} of its cell" if lines else ""
-    return f"{name} raised {type(error).__name__}{where}: {text[:200]}"
+        transformed(candidate, "trace")(*case)
+    except Exception as error:
+        text = f"{type(error).__name__} {error}"
+        why = "use jnp in place of np" if "TracerArray" in text else (
+            "an `if`, a loop or float() asks for a number that is not there yet; `jnp.where` chooses"
+        )  # fmt: skip
+        raise Wrong(f"the numbers are right, but JAX cannot compile it: {why}") from None
 
 
 def transformed(candidate: Callable, how: str) -> Callable:
-    """The function under ``how``: "jit", or "grad" to its first argument.
+    """The function under ``how``: "jit", "grad" to its first argument, or "trace" for nothing but shapes.
 
     A function of another process is transformed there: see ``minidiff.grading``.
     """
     if hasattr(candidate, "transformed"):
         return candidate.transformed(how)
+    if how == "trace":
+        return functools.partial(jax.eval_shape, candidate)
     return {"jit": jax.jit, "grad": jax.grad}[how](candidate)
+
+
+@contextlib.contextmanager
+def at_most(seconds: float, candidate: object) -> Iterator[None]:
+    """Wrong after so long, where the platform can tell; another process has a clock of its own."""
+    here = threading.current_thread() is threading.main_thread()
+    if hasattr(candidate, "transformed") or not here or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def ring(*_):
+        raise TooSlow
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except TooSlow:
+        raise Wrong(
+            f"it took longer than {seconds:g} s for a handful of small arguments: compute with whole "
+            "arrays in place of a loop over their numbers"
+        ) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def drawn_anew(seed: int) -> Iterator[None]:
+    """Other arguments in all cases: whatever ``normal`` and ``integers`` draw depends on the seed."""
+    token = SEED.set(seed)
+    try:
+        yield
+    finally:
+        SEED.reset(token)
 
 
 def yours_and_wanted(got: jax.Array, wanted: jax.Array, title: str = "") -> Figure:
@@ -214,14 +274,23 @@ def yours_and_wanted(got: jax.Array, wanted: jax.Array, title: str = "") -> Figu
     return plot.side_by_side(pair, title)
 
 
-def _try(draw: Callable, *args) -> Figure | None:
-    """A picture of what is wrong may itself go wrong: then there is none."""
+def _try(told: Callable, *args) -> Figure | str | None:
+    """What says or shows what is wrong may itself go wrong: then there is none."""
     try:
-        return draw(*args)
+        return told(*args)
     except Exception:
         return None
 
 
+def _draws(seed: int) -> np.random.Generator:
+    return np.random.default_rng((seed, SEED.get()) if SEED.get() else seed)
+
+
 def normal(seed: int, *shape: int) -> jax.Array:
     """Standard normal numbers, float32, for cases."""
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+    return jnp.asarray(_draws(seed).standard_normal(shape), jnp.float32)
+
+
+def integers(seed: int, low: int, high: int, *shape: int) -> np.ndarray:
+    """Whole numbers from low to below high, for cases."""
+    return _draws(seed).integers(low, high, shape)

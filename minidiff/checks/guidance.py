@@ -85,6 +85,11 @@ def _mixed(mix):
     return mistake
 
 
+def _asked_twice(network, xt, t, condition, null, scale):
+    told, untold = network(xt, t, condition), network(xt, t, null)
+    return untold + scale * (told - untold)
+
+
 classifier_free = Exercise(
     name="classifier_free",
     task="The guided guess of the noise, from a conditional guess and an unconditional one.",
@@ -111,6 +116,8 @@ classifier_free = Exercise(
             lambda given, without, scale: without + scale * given
         ),
     },
+    written=_asked_twice,
+    traced=True,
     hints=(
         "Ask twice: network(xt, t, condition) and network(xt, t, null).",
         "The difference of the two is what the condition changes.",
@@ -151,6 +158,13 @@ def _undivided(schedule, xt, t, x0):
     return xt - signal_and_noise(schedule, t, xt)[0] * x0
 
 
+def _cut_off(schedule, xt, t, eps):
+    signal, noise = signal_and_noise(schedule, t, xt)
+    x0 = (xt - noise * eps) / signal
+    kept = jnp.clip(x0, -1, 1)
+    return (xt - signal * kept) / noise
+
+
 clip_x0 = Exercise(
     name="clip_x0",
     task="The guess of the noise, corrected so that the image it implies stays in [-1, 1].",
@@ -175,6 +189,8 @@ clip_x0 = Exercise(
         ),
         "nothing was changed: this is eps as it came": lambda schedule, xt, t, eps: eps,
     },
+    written=_cut_off,
+    traced=True,
     hints=(
         "noising.predict_x0(schedule, xt, t, eps) is the image that the guess implies.",
         "jnp.clip keeps it in range.",
@@ -218,6 +234,14 @@ def _pushed(sign=-1.0, of="x0", to="xt", around=False, power=1):
     return mistake
 
 
+def _followed(denoiser, score, schedule, xt, t, scale):
+    def judged(x):
+        return score(predict_x0(schedule, x, t, denoiser(x, t))).sum()
+
+    slope = jax.grad(judged)(xt)
+    return denoiser(xt, t) - scale * jnp.sqrt(1 - at(schedule.alpha_bar, t, xt)) * slope
+
+
 score_guided = Exercise(
     name="score_guided",
     task="The guess of the noise, pushed so that the image it implies scores higher.",
@@ -237,6 +261,8 @@ score_guided = Exercise(
         ),
         "the noisy x_t was scored: score the image that it implies": _pushed(of="xt"),
     },
+    written=_followed,
+    traced=True,
     hints=(
         "Write a function of xt alone: ask the denoiser, predict x0, return score(x0).sum().",
         "jax.grad of that function, called with xt, is the gradient, shaped like xt.",

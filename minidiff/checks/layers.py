@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from minidiff.checks.exercise import Exercise, normal
+from minidiff.checks.exercise import SEED, Exercise, normal
 from minidiff.keys import key_of_seed
 from minidiff.layers import LayerNorm, Linear
 
@@ -57,6 +57,14 @@ def _one_after_the_other(params, x, y, rate):
     return params
 
 
+def _descended(params, x, y, rate):
+    def loss(params):
+        return jnp.mean((x @ params["weight"] + params["bias"] - y) ** 2)
+
+    slopes = jax.grad(loss)(params)
+    return {name: params[name] - rate * slopes[name] for name in params}
+
+
 descent_step = Exercise(
     name="descent_step",
     task="The parameters after one step of gradient descent on the mean squared error of a line.",
@@ -80,6 +88,7 @@ descent_step = Exercise(
         ),
         "one gradient, taken before anything moves, serves weight and bias": _one_after_the_other,
     },
+    written=_descended,
     hints=(
         "First write a function loss(params): a number, the mean of (x @ weight + bias - y) ** 2.",
         "jax.grad(loss)(params) is a dict with the same keys: the slope in each number.",
@@ -94,7 +103,8 @@ descent_step = Exercise(
 
 
 def _keys() -> list[tuple]:
-    return [(key_of_seed(0), 3, 4), (key_of_seed(7), 5, 2)]
+    seeds = 0, 7 + 100 * SEED.get()
+    return [(key_of_seed(seeds[0]), 3, 4), (key_of_seed(seeds[1]), 5, 2)]
 
 
 def _block_weights(key, blocks, width):
@@ -119,6 +129,11 @@ def _chained(key, blocks):
 
 def _whole(key, blocks, width):
     return jax.random.normal(key, (blocks, width, width), jnp.float32) / np.sqrt(width)
+
+
+def _blocks(key, blocks, width):
+    keys = jax.random.split(key, blocks)
+    return jnp.stack([Linear.init(k, width, width).weight for k in keys])
 
 
 block_weights = Exercise(
@@ -149,6 +164,7 @@ block_weights = Exercise(
             )
         ),
     },
+    written=_blocks,
     hints=(
         "jax.random.split(key, blocks) is an array of that many keys.",
         "Write the function for one key: Linear.init(key, width, width).weight.",
@@ -164,9 +180,9 @@ block_weights = Exercise(
 
 def _activations() -> list[tuple]:
     """Numbers far from zero, one row of equal numbers; and a large eps, so that its place shows."""
-    x = (3 * normal(0, 4, 6) + 2).at[1].set(5.0)
+    x = (3 * normal(0, 4, 8) + 2).at[1].set(5.0)  # eight: their mean is 5, without rounding
     return [
-        (x, normal(1, 6), normal(2, 6), 1e-5),
+        (x, normal(1, 8), normal(2, 8), 1e-5),
         (0.5 * normal(3, 2, 3, 8) - 1, normal(4, 8), normal(5, 8), 0.5),
     ]
 
@@ -193,6 +209,12 @@ def _normed(
         return finished(normed, scale, shift)
 
     return mistake
+
+
+def _row_by_row(x, scale, shift, eps):
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean((x - mean) ** 2, axis=-1, keepdims=True)
+    return (x - mean) / jnp.sqrt(variance + eps) * scale + shift
 
 
 layer_norm = Exercise(
@@ -227,6 +249,7 @@ layer_norm = Exercise(
             finished=lambda normed, scale, shift: (normed + shift) * scale
         ),
     },
+    written=_row_by_row,
     hints=(
         "Take the mean of each row away, then divide by the root of the mean square of what is left.",
         "x.mean(axis=-1, keepdims=True) has shape (..., 1), which fits x again.",

@@ -9,11 +9,16 @@ from minidiff.schedules import Schedule, cosine_schedule, linear_schedule
 
 
 def _betas() -> list[tuple]:
-    return [(np.array([0.1, 0.2, 0.5]),), (np.linspace(1e-4, 0.02, 1000),)]
+    drawn = 1 / (2 + np.exp(np.asarray(normal(4, 7), np.float64)))
+    return [(np.array([0.1, 0.2, 0.5]),), (np.linspace(1e-4, 0.02, 1000),), (drawn,)]
 
 
 def _alpha_bar(beta):
     return Schedule.from_beta(beta).alpha_bar
+
+
+def _left(beta):
+    return np.cumprod(1 - beta)
 
 
 alpha_bar = Exercise(
@@ -36,6 +41,7 @@ alpha_bar = Exercise(
             lambda beta: np.append(1.0, np.cumprod(1 - beta)[:-1])
         ),
     },
+    written=_left,
     hints=(
         "A step keeps the share 1 - beta of the variance. What do two steps keep?",
         "A running product of an array is `cumprod`.",
@@ -45,14 +51,14 @@ alpha_bar = Exercise(
 
 
 def _images() -> list[tuple]:
-    """Images of a corner-to-corner ramp at five t, and rows of four numbers."""
+    """Images of a corner-to-corner ramp at five t, and small ones of one channel."""
     t = jnp.array([0, 1, 300, 600, 999])
     line = jnp.linspace(-1, 1, 8)
     ramp = jnp.broadcast_to((line[:, None] * line[None, :])[None, :, :, None], (5, 8, 8, 3))
-    rows = normal(1, 3, 4)
+    grey = normal(1, 3, 4, 2, 1)
     return [
         (linear_schedule(), ramp, t, normal(0, *ramp.shape)),
-        (cosine_schedule(10), rows, jnp.array([0, 4, 8]), normal(2, 3, 4)),
+        (cosine_schedule(10), grey, jnp.array([0, 4, 8]), normal(2, *grey.shape)),
     ]
 
 
@@ -69,6 +75,11 @@ def _mixed(signal, noise):
 def _of_beta(schedule, x0, t, eps):
     beta = at(schedule.beta, t, x0)
     return jnp.sqrt(1 - beta) * x0 + jnp.sqrt(beta) * eps
+
+
+def _jumped(schedule, x0, t, eps):
+    alpha_bar = at(schedule.alpha_bar, t, x0)
+    return jnp.sqrt(alpha_bar) * x0 + jnp.sqrt(1 - alpha_bar) * eps
 
 
 add_noise = Exercise(
@@ -99,6 +110,8 @@ add_noise = Exercise(
             )
         ),
     },
+    written=_jumped,
+    traced=True,
     hints=(
         "Variances add up to one: a share alpha_bar of the image, a share 1 - alpha_bar of noise.",
         "A share of the variance is a square: multiply by its square root.",
@@ -126,6 +139,11 @@ def _undone(signal, noise):
     return mistake
 
 
+def _undid(schedule, xt, t, eps):
+    alpha_bar = at(schedule.alpha_bar, t, xt)
+    return (xt - jnp.sqrt(1 - alpha_bar) * eps) / jnp.sqrt(alpha_bar)
+
+
 predict_x0 = Exercise(
     name="predict_x0",
     task="The image that x_t came from, if eps is the total noise in it.",
@@ -148,6 +166,8 @@ predict_x0 = Exercise(
             jnp.sqrt, lambda share: -jnp.sqrt(1 - share)
         ),
     },
+    written=_undid,
+    traced=True,
     hints=(
         "Write down what add_noise does, and solve it for x0.",
         "xt = signal * x0 + noise * eps, so x0 = (xt - noise * eps) / signal.",

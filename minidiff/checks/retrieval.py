@@ -22,6 +22,11 @@ def _scaled(images, labels, log_scale):
     return jnp.exp(log_scale) * cosine_similarity(images, labels)
 
 
+def _chosen(image_embeddings, labels, log_scale):
+    cosines = normalize(image_embeddings) @ normalize(labels).T
+    return jax.nn.softmax(jnp.exp(log_scale) * cosines, axis=1)
+
+
 zero_shot = Exercise(
     name="zero_shot",
     task="The probability of each label (labels, embedding) for each image (images, embedding).",
@@ -53,6 +58,7 @@ zero_shot = Exercise(
             )
         ),
     },
+    written=_chosen,
     hints=(
         "First the cosines, a row for each image and a column for each label.",
         "Multiply them by jnp.exp(log_scale).",
@@ -88,6 +94,12 @@ def _ranks(queries, items, count):
     return ranks, search.solution(queries, items, count)[1]
 
 
+def _found(queries, items, count):
+    cosines = cosine_similarity(queries, items)
+    indices = jnp.argsort(-cosines, axis=1)[:, :count]
+    return indices, jnp.take_along_axis(cosines, indices, axis=1)
+
+
 search = Exercise(
     name="search",
     task="(indices, cosines) of the count items nearest to each query, nearest first.",
@@ -109,6 +121,7 @@ search = Exercise(
             lambda queries, items, count: search.solution(items, queries, count)
         ),
     },
+    written=_found,
     hints=(
         "cosine_similarity(queries, items) has a row for each query.",
         "jnp.argsort sorts upwards: sort the negative cosines and keep the first `count` columns.",
@@ -124,6 +137,10 @@ def _groups() -> list[tuple]:
     before = lengths[:3] * (shared + 0.1 * normal(9, 3, 6))
     after = lengths * (shared + 0.1 * normal(10, 5, 6) + jnp.eye(6)[2:3])
     return [(before, after), (normal(11, 1, 4), 3 * normal(12, 2, 4))]
+
+
+def _between(before, after):
+    return normalize(after).mean(axis=0) - normalize(before).mean(axis=0)
 
 
 difference = Exercise(
@@ -148,6 +165,7 @@ difference = Exercise(
             lambda before, after: normalize(difference.solution(before, after))
         ),
     },
+    written=_between,
     hints=(
         "`normalize(x)` makes every row one long.",
         "The mean over axis 0 is the middle of a set of images.",

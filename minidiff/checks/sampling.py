@@ -15,13 +15,13 @@ def _scene() -> jnp.ndarray:
 
 
 def _noisy() -> list[tuple]:
-    """(schedule, xt, t, eps) of images under a long schedule, and of rows under a short one."""
+    """(schedule, xt, t, eps) of images under a long schedule, of grey ones under a short."""
     long, short = linear_schedule(), cosine_schedule(10)
-    t, rows = jnp.array([0, 1, 300, 600, 999]), jnp.array([2, 4, 8])
-    eps, other = normal(0, 5, 8, 8, 3), normal(2, 3, 4)
+    t, early = jnp.array([0, 1, 300, 600, 999]), jnp.array([2, 4, 8])
+    eps, other = normal(0, 5, 8, 8, 3), normal(2, 3, 4, 2, 1)
     return [
         (long, add_noise(long, _scene(), t, eps), t, eps),
-        (short, add_noise(short, normal(1, 3, 4), rows, other), rows, other),
+        (short, add_noise(short, normal(1, 3, 4, 2, 1), early, other), early, other),
     ]
 
 
@@ -41,6 +41,11 @@ def _right_taken(beta, share):
 
 def _right_kept(beta, share):
     return jnp.sqrt(1 - beta)
+
+
+def _stepped_back(schedule, xt, t, eps):
+    beta, alpha_bar = at(schedule.beta, t, xt), at(schedule.alpha_bar, t, xt)
+    return (xt - beta / jnp.sqrt(1 - alpha_bar) * eps) / jnp.sqrt(1 - beta)
 
 
 reverse_mean = Exercise(
@@ -74,6 +79,8 @@ reverse_mean = Exercise(
             lambda beta, share: -_right_taken(beta, share), _right_kept
         ),
     },
+    written=_stepped_back,
+    traced=True,
     hints=(
         "Two things happen: a share of the noise is taken out, then the fading of one step undone.",
         "Take out beta / sqrt(1 - alpha_bar) times eps. Divide what is left by sqrt(1 - beta).",
@@ -86,11 +93,11 @@ reverse_mean = Exercise(
 
 def _steps() -> list[tuple]:
     """With a different t in every row, 0 among them, and once 0 in all."""
-    noises = (normal(3, 5, 8, 8, 3), normal(4, 3, 4))
+    noises = (normal(3, 5, 8, 8, 3), normal(4, 3, 4, 2, 1))
     cases = [(*case, noise) for case, noise in zip(_noisy(), noises, strict=True)]
-    schedule, x0, eps = cosine_schedule(10), normal(5, 2, 4), normal(6, 2, 4)
+    schedule, x0, eps = cosine_schedule(10), normal(5, 2, 4, 2, 1), normal(6, 2, 4, 2, 1)
     t = jnp.zeros(2, jnp.int32)
-    return [*cases, (schedule, add_noise(schedule, x0, t, eps), t, eps, normal(7, 2, 4))]
+    return [*cases, (schedule, add_noise(schedule, x0, t, eps), t, eps, normal(7, 2, 4, 2, 1))]
 
 
 def _noised(amount):
@@ -124,6 +131,11 @@ def _small(schedule, xt, t, eps, noise):
     return reverse_step.solution(schedule, xt, t, eps, noise, "small")
 
 
+def _noise_again(schedule, xt, t, eps, noise):
+    std = jnp.where(t > 0, jnp.sqrt(schedule.beta[t]), 0.0).reshape(-1, 1, 1, 1)
+    return reverse_mean.solution(schedule, xt, t, eps) + std * noise
+
+
 reverse_step = Exercise(
     name="reverse_step",
     task="x_{t-1} from x_t: the mean, and fresh noise of variance beta_t; none at t = 0.",
@@ -151,6 +163,8 @@ reverse_step = Exercise(
         ),
         "this is the small variance: here the large one, beta itself, is asked for": _small,
     },
+    written=_noise_again,
+    traced=True,
     hints=(
         "Begin with the mean: your own function, or `sampling.reverse_mean`.",
         "The noise is standard normal, of variance 1. Times a number a, its variance is a squared.",
@@ -169,7 +183,7 @@ def _ddim_jump(schedule, xt, t, t_next, eps):
 
 
 def _jumps() -> list[tuple]:
-    after = (jnp.array([-1, 0, 100, 599, 749]), jnp.array([-1, 1, 5]))
+    after = (jnp.array([-1, 0, 100, 599, 749]), jnp.array([0, 1, 5]))
     return [
         (schedule, xt, t, t_next, eps)
         for (schedule, xt, t, eps), t_next in zip(_noisy(), after, strict=True)
@@ -202,6 +216,13 @@ def _ddpm_mean(schedule, xt, t, t_next, eps):
     return reverse_mean.solution(schedule, xt, t, eps)
 
 
+def _mixed_anew(schedule, xt, t, t_next, eps):
+    alpha_bar = at(schedule.alpha_bar, t, xt)
+    after = jnp.where(t_next >= 0, schedule.alpha_bar[t_next], 1.0).reshape(-1, 1, 1, 1)
+    x0 = (xt - jnp.sqrt(1 - alpha_bar) * eps) / jnp.sqrt(alpha_bar)
+    return jnp.sqrt(after) * x0 + jnp.sqrt(1 - after) * eps
+
+
 ddim_jump = Exercise(
     name="ddim_jump",
     task="DDIM's step with eta = 0 from t to the earlier t_next; t_next = -1 is the image itself.",
@@ -222,10 +243,24 @@ ddim_jump = Exercise(
             _signal, lambda now, after: 1 - after
         ),
         "did you forget the root over alpha_bar[t_next]?": _mixed(lambda now, after: after, _noise),
+        "each image has its own t_next: one at -1 must not decide for the others": (
+            lambda schedule, xt, t, t_next, eps: jnp.where(
+                (t_next == -1).any(),
+                predict_x0(schedule, xt, t, eps),
+                _ddim_jump(schedule, xt, t, jnp.maximum(t_next, 0), eps),
+            )
+        ),
+        "at t_next = -1 this uses alpha_bar[0]: it is 1 there, the image itself": (
+            lambda schedule, xt, t, t_next, eps: _ddim_jump(
+                schedule, xt, t, jnp.maximum(t_next, 0), eps
+            )
+        ),
         "the image is mixed for t_next, but the noise for t: both belong to t_next": _mixed(
             _signal, lambda now, after: jnp.sqrt(1 - now)
         ),
     },
+    written=_mixed_anew,
+    traced=True,
     hints=(
         "Which image does x_t come from, if eps is its noise? Lesson 07 has the function.",
         "Then it is the jump of lesson 07, to t_next, with that image and the same eps.",

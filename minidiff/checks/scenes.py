@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from minidiff.checks.exercise import Exercise, normal
+from minidiff.checks.exercise import Exercise, integers, normal
 from minidiff.data import pictures, shapes
 from minidiff.data.scenes import UNSEEN_PAIRS
 from minidiff.plot import scenes as draw
@@ -25,6 +25,10 @@ def _circles() -> list[tuple]:
 def _shape(distance):
     """A ``circle_distance`` made of the offsets from the centre and the radius."""
     return lambda x, y, centre_x, centre_y, radius: distance(x - centre_x, y - centre_y, radius)
+
+
+def _from_the_edge(x, y, centre_x, centre_y, radius):
+    return jnp.sqrt((x - centre_x) ** 2 + (y - centre_y) ** 2) - radius
 
 
 circle_distance = Exercise(
@@ -59,6 +63,7 @@ circle_distance = Exercise(
             lambda u, v, r: jnp.maximum(jnp.abs(u), jnp.abs(v)) - r
         ),
     },
+    written=_from_the_edge,
     hints=(
         "How far is the point from the centre? Pythagoras knows.",
         "On the circle that is the radius; inside it is less.",
@@ -92,6 +97,10 @@ def _ramp(value):
     return lambda distance, scale: jnp.clip(value(distance, scale), 0.0, 1.0)
 
 
+def _covered(distance, pixels_per_unit):
+    return jnp.clip(0.5 - distance * pixels_per_unit, 0, 1)
+
+
 coverage = Exercise(
     name="coverage",
     task="How much of each pixel a shape covers, from 0 to 1, given the signed distance.",
@@ -123,6 +132,7 @@ coverage = Exercise(
             lambda distance, scale: 0.5 - distance * scale / 2
         ),
     },
+    written=_covered,
     hints=(
         "distance * pixels_per_unit is the distance in pixels.",
         "Half a pixel inside the coverage is 1, on the edge 1/2, half a pixel outside 0.",
@@ -139,7 +149,12 @@ coverage = Exercise(
 def _pairs() -> list[tuple]:
     subject, colour = (a.ravel() for a in np.meshgrid(np.arange(8), np.arange(8)))
     drawn = np.array([(0, 1), (1, 1), (2, 1), (1, 3), (3, 1), (0, 5), (4, 6)])
-    return [(UNSEEN_PAIRS, subject, colour), (((0, 1), (2, 1), (1, 3)), *drawn.T)]
+    some = [tuple(map(int, pair)) for pair in integers(2, 0, 4, 5, 2)]
+    return [
+        (UNSEEN_PAIRS, subject, colour),
+        (((0, 1), (2, 1), (1, 3)), *drawn.T),
+        (tuple(some), *integers(3, 0, 4, 2, 20)),
+    ]
 
 
 def _is_unseen(pairs, subject, colour):
@@ -155,6 +170,12 @@ def _of_pairs(said):
         return said(subject[:, None] == subjects[None], colour[:, None] == colours[None])
 
     return mistake
+
+
+def _met(pairs, subject, colour):
+    subjects, colours = np.asarray(pairs).T
+    same = (subject[:, None] == subjects[None, :]) & (colour[:, None] == colours[None, :])
+    return same.any(axis=1)
 
 
 is_unseen = Exercise(
@@ -182,6 +203,7 @@ is_unseen = Exercise(
             )
         ),
     },
+    written=_met,
     hints=(
         "np.asarray(pairs) is a table: its columns are the subjects and the colours of the pairs.",
         "Compare every scene with every pair: subject[:, None] == subjects[None, :].",

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 
-from minidiff.checks.exercise import Exercise, normal
+from minidiff.checks.exercise import Exercise, integers, normal
 from minidiff.plot.text import matrices
 from minidiff.text import TextConfig, TextTransformer
 from minidiff.tokenizer import join
@@ -20,6 +20,7 @@ def _words() -> list[tuple]:
         (["a", "a", "a", "h</w>"], ("a", "a")),
         (["he", "a", "d", "b", "a", "e", "a</w>"], ("e", "a")),
         (["h", "a", "t</w>"], ("c", "a")),
+        (["abc"[i] for i in integers(2, 0, 3, 30)], ("a", "b")),
     ]
 
 
@@ -55,6 +56,16 @@ def _from_the_right(symbols, pair):
     return joined
 
 
+def _merged(symbols, pair):
+    joined = []
+    for symbol in symbols:
+        if joined and (joined[-1], symbol) == pair:
+            joined[-1] += symbol
+        else:
+            joined.append(symbol)
+    return joined
+
+
 merge_pair = Exercise(
     name="merge_pair",
     task="Join every occurrence of a pair of symbols, from left to right, and return the new list.",
@@ -76,6 +87,7 @@ merge_pair = Exercise(
             lambda symbols, pair: [s for s in join(symbols, pair) if s != "".join(pair)]
         ),
     },
+    written=_merged,
     hints=(
         "Build a new list, one symbol at a time, and look at its last symbol.",
         "If (last symbol so far, next symbol) is the pair, lengthen the last symbol by the next. "
@@ -96,11 +108,16 @@ def _added(length):
     return np.where(np.tri(length) == 1, 0.0, -np.inf)
 
 
+def _before(length):
+    place = jnp.arange(length)
+    return place[:, None] >= place[None, :]
+
+
 causal_mask = Exercise(
     name="causal_mask",
     task="True where a token (row) may look at a token (column): at itself and what came before.",
     solution=_causal_mask,
-    cases=lambda: [(7,), (3,), (1,)],
+    cases=lambda: [(7,), (3,), (1,), (int(integers(3, 2, 12)),)],
     mistakes={
         "this is the other triangle: row i is the token that looks, column j what it looks at": (
             lambda length: np.triu(np.ones((length, length), bool))
@@ -121,6 +138,7 @@ causal_mask = Exercise(
             lambda length: (np.tri(length) - np.tri(length, k=-2)) == 1
         ),
     },
+    written=_before,
     hints=(
         "Token i may look at token j if j <= i.",
         "`jnp.tril` keeps the lower triangle of a matrix, diagonal included; or compare "
@@ -163,6 +181,11 @@ def _mean_up_to_end(states, ids, end):
     return jnp.sum(states * read[..., None], axis=1) / jnp.sum(read, axis=1)[:, None]
 
 
+def _read_off(states, ids, end):
+    place = jnp.argmax(ids == end, axis=1)
+    return states[jnp.arange(len(ids)), place]
+
+
 pool_at_end = Exercise(
     name="pool_at_end",
     task="Of each row the state of its first end token: (batch, length, width) to (batch, width).",
@@ -191,6 +214,7 @@ pool_at_end = Exercise(
             _mean_up_to_end
         ),
     },
+    written=_read_off,
     hints=(
         "Where is the end token? `ids == end` is True there; `argmax` along a row finds the first.",
         "With `place` of shape (batch,), `states[jnp.arange(len(ids)), place]` takes one state "

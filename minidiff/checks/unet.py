@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from minidiff.checks.exercise import Exercise, normal
+from minidiff.checks.exercise import Exercise, integers, normal
 from minidiff.layers import Conv, GroupNorm
 from minidiff.layouts import count_blocks
 from minidiff.unet import UNetConfig
@@ -34,6 +34,11 @@ def _beside(x, skip):
     return jnp.concatenate([apart, skip], axis=-1)
 
 
+def _side_by_side(x, skip):
+    doubled = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+    return jnp.concatenate([doubled, skip], axis=-1)
+
+
 join_skip = Exercise(
     name="join_skip",
     task="The coarse image at twice its side, each pixel repeated, and the skip's channels after it.",
@@ -61,6 +66,7 @@ join_skip = Exercise(
             lambda x, skip: jnp.concatenate([x, skip[:, ::2, ::2]], axis=-1)
         ),
     },
+    written=_side_by_side,
     hints=(
         "Two steps: make x as large as skip, then put the channels of both side by side.",
         "`jnp.repeat(x, 2, axis=1)` doubles every row. Columns are axis 2.",
@@ -102,6 +108,13 @@ def _dealt_out(x, groups):
     return _normalized(dealt, (1, 2, 3)).reshape(x.shape)
 
 
+def _group_by_group(x, groups):
+    parts = x.reshape(*x.shape[:3], groups, x.shape[3] // groups)
+    mean = jnp.mean(parts, axis=(1, 2, 4), keepdims=True)
+    variance = jnp.mean((parts - mean) ** 2, axis=(1, 2, 4), keepdims=True)
+    return ((parts - mean) / jnp.sqrt(variance + 1e-5)).reshape(x.shape)
+
+
 normalize_groups = Exercise(
     name="normalize_groups",
     task="In each image and each group of neighbouring channels: mean 0, variance 1.",
@@ -136,6 +149,7 @@ normalize_groups = Exercise(
         ),
         "a group is *neighbouring* channels: reshape to (..., groups, channels // groups)": _dealt_out,
     },
+    written=_group_by_group,
     hints=(
         "Give the channels two axes: `x.reshape(batch, height, width, groups, channels // groups)`.",
         "Mean and variance are over axes 1, 2 and 4, with `keepdims=True`.",
@@ -152,11 +166,16 @@ def _count_resblocks(levels, blocks):
     return count_blocks(UNetConfig(channels=(8,) * levels, blocks=blocks))["resblocks"]
 
 
+def _counted(levels, blocks):
+    down, middle, up = levels * blocks, 2, levels * (blocks + 1)
+    return down + middle + up
+
+
 count_resblocks = Exercise(
     name="count_resblocks",
     task="How many ResBlocks a U-Net has, from its number of levels and of blocks per level.",
     solution=_count_resblocks,
-    cases=lambda: [(4, 2), (2, 1), (3, 1), (1, 3)],
+    cases=lambda: [(4, 2), (2, 1), (3, 1), (1, 3), tuple(map(int, integers(4, 1, 9, 2)))],
     mistakes={
         "the middle has two ResBlocks more": (
             lambda levels, blocks: levels * blocks + levels * (blocks + 1)
@@ -176,6 +195,7 @@ count_resblocks = Exercise(
             lambda levels, blocks: 4 * (levels * (2 * blocks + 1) - levels + 1)
         ),
     },
+    written=_counted,
     hints=(
         "Count three parts: the way down, the middle, the way up.",
         "Down: `blocks` at every level. Up: one more at every level. The middle: look at the table.",

@@ -52,6 +52,12 @@ def _as_pictures(case, got, wanted):
     return plot.side_by_side(grids, "patches in their order")
 
 
+def _cut(images, patch):
+    b, h, w, c = images.shape
+    squares = images.reshape(b, h // patch, patch, w // patch, patch, c)
+    return squares.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * c)
+
+
 patchify = Exercise(
     name="patchify",
     task="Cut images into squares of patch x patch pixels, row by row, one row of numbers each.",
@@ -82,6 +88,7 @@ patchify = Exercise(
             )
         ),
     },
+    written=_cut,
     hints=(
         "A side of length h is h // patch patches of patch pixels: one axis becomes two.",
         "images.reshape(b, h // patch, patch, w // patch, patch, c), then bring the axes into the "
@@ -125,6 +132,11 @@ def _map(case, got, wanted):
     return yours_and_wanted(got[0, 0], wanted[0, 0], "where each query (row) looks")
 
 
+def _looks(q, k):
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(q.shape[-1])
+    return jax.nn.softmax(scores, axis=-1)
+
+
 attention_weights = Exercise(
     name="attention_weights",
     task="Where each query looks: softmax(q k^T / sqrt(d)) over the keys, for every head.",
@@ -155,6 +167,8 @@ attention_weights = Exercise(
             lambda q, k: jax.nn.softmax(_scores(q, k), axis=-1) / _root(q)
         ),
     },
+    written=_looks,
+    traced=True,
     hints=(
         'The scores of all pairs are `jnp.einsum("bqhd,bkhd->bhqk", q, k)`: letters that are '
         "missing on the right are summed over.",
@@ -181,6 +195,11 @@ def _mean_of(weights, values):
 def _best_only(q, k, v):
     best = jnp.argmax(_scores(q, k), axis=-1)
     return _mean_of(jax.nn.one_hot(best, k.shape[1]), v)
+
+
+def _brought(q, k, v):
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(q.shape[-1])
+    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, axis=-1), v)
 
 
 attention = Exercise(
@@ -211,6 +230,8 @@ attention = Exercise(
             lambda q, k, v: _mean_of(attention_weights.solution(q, k), v).swapaxes(1, 2)
         ),
     },
+    written=_brought,
+    traced=True,
     hints=(
         "The weights are `transformer.attention_weights(q, k)`: (batch, head, query, key).",
         "Multiply weight and value of each key, and sum over the keys.",

@@ -9,7 +9,7 @@ import os
 import sys
 
 from minidiff.commands import lessons
-from minidiff.commands._arguments import number, place
+from minidiff.commands._arguments import number, place, seed
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +18,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="everything, for a program")
     form.add_argument("--junit", action="store_true", help="as test results, in XML")
+    form.add_argument("--csv", action="store_true", help="points, for a spreadsheet")
+    parser.add_argument(
+        "--feedback", type=place, metavar="FOLDER", help="write a file there for each student"
+    )
+    parser.add_argument("--jobs", type=number(int, 1, 64), default=1, metavar="N", help="at a time")
+    parser.add_argument(
+        "--fail-under", type=number(float, 0, 100), default=0, metavar="PERCENT",
+        help="exit status 1 if a notebook has fewer exercises right",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=seed, default=0, help="draw the arguments anew; 0: as ever")
     parser.add_argument(
         "--out", type=place, metavar="FILE", help="write it there instead of printing it"
     )

@@ -12,7 +12,8 @@ talks nonsense is ended and started again without the cell that did it.
     worker     the student's process
     process    the grader's end of it: limits, and the student's functions from afar
     grade      a notebook's verdicts
-    report     as text, table, JSON or JUnit XML
+    marks      points, feedback, the most common mistakes
+    report     as text, table, CSV, JSON or JUnit XML
 
 What this cannot defend against. The worker runs as you, on your machine:
 
@@ -20,7 +21,8 @@ What this cannot defend against. The worker runs as you, on your machine:
   use, minidiff itself. It may end the grader, and start processes that outlive it.
 - An answer may be the module's own function, fetched where no reader of the source sees it. Where
   the source shows it, the report says "uses the module's own function"; the mark stays.
-- Numbers learned by heart: the arguments of each exercise are the same every time.
+- Numbers learned by heart: the arguments of each exercise are the same every time, unless ``--seed``
+  draws them anew.
 - Limits on memory are only as good as the platform: Linux has them, macOS and Windows do not.
 
 So grade people you teach, not people you fear; for strangers' notebooks run it in a container without

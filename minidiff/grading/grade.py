@@ -42,9 +42,10 @@ class Graded:
 class Session:
     """A student's process that is started again, without the cell that ended it, when it is needed."""
 
-    def __init__(self, cells: tuple[str, ...], limits: Limits, folder: Path):
+    def __init__(self, cells: tuple[str, ...], limits: Limits, folder: Path, last: int = 0):
         self.limits, self.failed = limits, {}  # cells by number, and what happened
         self._cells, self._folder = dict(enumerate(cells, 1)), folder
+        self._last = last or len(cells)  # no exercise is defined after it
         self._left, self._deaths, self._starts, self._worker = limits.notebook, 0, 0, None
 
     def worker(self) -> Worker:
@@ -62,8 +63,17 @@ class Session:
         if self._worker:
             self._worker.end()
 
-    def _run_cells(self) -> None:
-        for number in list(self._cells):
+    def run_the_rest(self) -> bool:
+        """Run the cells after the last exercise, too; false if there are none."""
+        if self._last >= max(self._cells, default=0):
+            return False
+        begun, self._last = self._last, max(self._cells)
+        if self._worker and self._worker.alive:
+            self._run_cells(begun)
+        return True
+
+    def _run_cells(self, after: int = 0) -> None:
+        for number in [n for n in self._cells if after < n <= self._last]:
             if self._left <= 0:
                 self._leave_out(number, f"the notebook took longer than {self.limits.notebook:g} s")
                 return
@@ -97,9 +107,9 @@ def grade(notebook: Notebook, exercises: list[Exercise], limits: Limits) -> Grad
     InputError if a process cannot be started.
     """
     with tempfile.TemporaryDirectory(prefix="minidiff-", ignore_cleanup_errors=True) as scratch:
-        session = Session(notebook.cells, limits, Path(scratch))
+        session = Session(notebook.cells, limits, Path(scratch), notebook.last(exercises))
         try:
-            verdicts = [_judge(exercise, notebook, session) for exercise in exercises]
+            verdicts = [_judge_whole(exercise, notebook, session) for exercise in exercises]
         finally:
             session.end()
     results = [
@@ -113,6 +123,14 @@ def grade(notebook: Notebook, exercises: list[Exercise], limits: Limits) -> Grad
     ]
     failed = [tidy(session.failed[number]) for number in sorted(session.failed)]
     return Graded(notebook.name, str(notebook.path), tuple(results), tuple(failed))
+
+
+def _judge_whole(exercise: Exercise, notebook: Notebook, session: Session) -> Verdict:
+    """A verdict; an answer that needs what a later cell defines is judged again after that."""
+    verdict = _judge(exercise, notebook, session)
+    if "NameError" in verdict.sentence and session.run_the_rest():
+        return _judge(exercise, notebook, session)
+    return verdict
 
 
 def _judge(exercise: Exercise, notebook: Notebook, session: Session) -> Verdict:

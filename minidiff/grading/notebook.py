@@ -47,6 +47,12 @@ class Notebook:
         line = re.compile(rf"^\s*(def\s+{name}\b|{name}\s*[:=])", re.MULTILINE)
         return [number for number, cell in enumerate(self.cells, 1) if line.search(cell)]
 
+    def last(self, exercises: list[Exercise]) -> int:
+        """The number of the last cell that names an answer; 0 if none does."""
+        names = "|".join(exercise.answer for exercise in exercises)
+        word = re.compile(rf"\b({names})\b")
+        return max((n for n, cell in enumerate(self.cells, 1) if word.search(cell)), default=0)
+
     def borrows(self, exercise: Exercise) -> bool:
         """Whether its answer is or names the module's own function, as far as its source shows it."""
         trees = [tree for tree in map(_tree, self.cells) if tree]

@@ -1,16 +1,21 @@
-"""What ``minidiff check`` prints: lines for one notebook, a table for many, JSON, JUnit XML."""
+"""What ``minidiff check`` prints: lines for one notebook, a table for many, CSV, JSON, JUnit XML."""
 
 import argparse
+import contextlib
+import contextvars
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
 
 from minidiff import checks, tables
-from minidiff.checks.exercise import MARKS
+from minidiff.checks.exercise import MARKS, drawn_anew
 from minidiff.errors import InputError
 from minidiff.files import check_output
+from minidiff.grading import marks
 from minidiff.grading.grade import Graded, grade, tidy
 from minidiff.grading.notebook import Notebook, find, read
 from minidiff.grading.process import Limits
@@ -33,13 +38,13 @@ def _total(graded: Graded) -> str:
 
 
 def table(class_: list[Graded]) -> str:
-    """Students by exercises, and below it notes and what went wrong."""
+    """Students by exercises; below it what each was told, what most were told, and notes."""
     names = list(dict.fromkeys(result.name for graded in class_ for result in graded.results))
     rows = [["", *names, "right"]]
     for graded in class_:
-        marks = {result.name: MARKS[result.status] for result in graded.results}
+        shown = {result.name: MARKS[result.status] for result in graded.results}
         total = f"{graded.right}/{len(graded.results)}"
-        rows.append([graded.name, *(marks.get(name, ABSENT) for name in names), total])
+        rows.append([graded.name, *(shown.get(name, ABSENT) for name in names), total])
     solved = [r.name for graded in class_ for r in graded.results if r.status == "right"]
     asked = [r.name for graded in class_ for r in graded.results]
     shares = [f"{solved.count(name)}/{asked.count(name)}" for name in names]
@@ -53,7 +58,14 @@ def table(class_: list[Graded]) -> str:
             *graded.cells,
         ]
     ]
-    return "\n".join([tables.plain(rows, "<>"), *([""] if notes else []), *notes])
+    common = marks.common_mistakes(class_)
+    parts = [
+        [tables.plain(rows, "<>")],
+        notes,
+        marks.sentences(class_),
+        ["most common:", *common] if common else [],
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part)
 
 
 def as_json(class_: list[Graded]) -> str:
@@ -122,24 +134,53 @@ def run(args: argparse.Namespace, lesson: str = "") -> None:
             handed_in.append(Graded(tidy(name), str(path), error=tidy(str(error))))
     if all(isinstance(work, Graded) for work in handed_in):
         raise InputError(handed_in[0].error)
+    names = [work.name if isinstance(work, Graded) else work[0].name for work in handed_in]
+    folder = marks.check_feedback(args.feedback, names)
     seconds = args.cell_seconds
     limits = Limits(seconds, seconds / 3, 10 * seconds, args.memory)
-    class_ = []
-    for work in handed_in:
-        if not isinstance(work, Graded):
-            work = _grade(*work, limits, alone=len(handed_in) == 1)
-            if len(handed_in) > 1:
-                print(f"{work.name}: {_total(work)}", file=sys.stderr)
-        class_.append(work)
-    if args.json or args.junit:
-        text = as_json(class_) if args.json else as_junit(class_)
-    else:
-        text = lines(class_[0]) if len(class_) == 1 else table(class_)
+    class_ = list(_class(handed_in, limits, args.jobs, args.seed))
+    if folder is not None:
+        marks.write_feedback(class_, folder)
+    text = _form(args)(class_)
     if out is None:
         print(text)
     else:
         out.write_text(text + "\n", encoding="utf-8")
         print(f"written: {out}")
+    below = [work.name for work in class_ if marks.points(work) < args.fail_under]
+    if below:
+        print(f"below {args.fail_under:g}% right: {', '.join(below)}", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def _form(args: argparse.Namespace):
+    """The writer that was asked for."""
+    for asked, form in ((args.json, as_json), (args.junit, as_junit), (args.csv, marks.as_csv)):
+        if asked:
+            return form
+    return lambda class_: lines(class_[0]) if len(class_) == 1 else table(class_)
+
+
+def _class(handed_in: list, limits: Limits, jobs: int, seed: int) -> Iterator[Graded]:
+    """The class in its order, so many notebooks at a time; each one is told as it is done."""
+    alone = len(handed_in) == 1
+
+    def judged(work) -> Graded:
+        if isinstance(work, Graded):
+            return work
+        return _grade(*work, limits, alone=alone)
+
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        anew = drawn_anew(seed) if seed else contextlib.nullcontext()
+        with anew:  # a thread has a context of its own
+            begun = [
+                pool.submit(contextvars.copy_context().run, judged, work) for work in handed_in
+            ]
+        for one in begun:
+            work = one.result()
+            if not alone and not work.error:
+                print(f"{work.name}: {_total(work)}", file=sys.stderr)
+            yield work
 
 
 def _grade(notebook: Notebook, exercises: list, limits: Limits, *, alone: bool) -> Graded:

@@ -12,7 +12,8 @@ import types
 
 import jax.numpy as jnp
 
-from minidiff.checks.exercise import describe_error, transformed
+from minidiff.checks.diagnosis.faults import describe_error
+from minidiff.checks.exercise import transformed
 from minidiff.grading import wire
 
 

@@ -15,8 +15,12 @@ def lines(
     *,
     level: float | None = None,
     log: bool = False,
+    backwards: bool = False,
 ) -> Figure:
-    """Named curves over one x; ``level`` is a dotted line for comparison, ``log`` is of the y axis."""
+    """Named curves over one x; ``level`` is a dotted line for comparison, ``log`` is of the y axis.
+
+    ``backwards`` turns the x axis round, as where steps are counted down.
+    """
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     axes = figure.subplots()
     for name, values in curves.items():
@@ -24,6 +28,8 @@ def lines(
     if level is not None:
         axes.axhline(level, color="black", linestyle=":", linewidth=1)
     axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+    if backwards:
+        axes.invert_xaxis()
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return figure

@@ -1,0 +1,65 @@
+"""Answers to exercises as students write them, from tests/answers/LESSON.txt: right ones and wrong ones.
+
+    ## name(arguments) | lines before the answer, parted by "; "
+    = an answer that must pass, such as a hint taken literally
+    a wrong answer  =>  a part of what it is told
+
+An answer is an expression; what comes before its last "; " are statements.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from minidiff import contrastive, layers, noising, sampling, tokenizer, transformer
+from minidiff.kernels import contrastive as kernel
+
+FOLDER = Path(__file__).parent / "answers"
+NAMES = {
+    **{"jax": jax, "jnp": jnp, "np": np, "math": math, "L": layers, "kernel": kernel},
+    **{"contrastive": contrastive, "noising": noising, "sampling": sampling},
+    **{"tokenizer": tokenizer, "transformer": transformer},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One answer to an exercise, and what it must be told; nothing if it is right."""
+
+    exercise: str
+    source: str
+    told: str
+    right: bool
+    function: Callable
+
+
+def made(name: str, arguments: str, before: str, source: str) -> Callable:
+    """The function ``my_name`` whose last line returns the answer."""
+    *lines, last = [line for part in (before, source) if part for line in part.split("; ")]
+    body = "".join(f"    {line}\n" for line in lines)
+    space = dict(NAMES)
+    exec(f"def my_{name}({arguments}):\n{body}    return {last}\n", space)
+    return space[f"my_{name}"]
+
+
+def answers() -> list[Answer]:
+    """All of them."""
+    found = []
+    for path in sorted(FOLDER.glob("*.txt")):
+        for line in filter(None, map(str.strip, path.read_text().splitlines())):
+            if line.startswith("## "):
+                head, _, before = line[3:].partition(" | ")
+                name, _, arguments = head.rstrip(")").partition("(")
+                continue
+            source, _, told = line.partition("  => ")
+            right = source.startswith("= ")
+            source = source.removeprefix("= ").strip()
+            function = made(name, arguments, before, source)
+            whole = f"{before}; {source}" if right else source
+            found.append(Answer(name, whole, told.strip(), right, function))
+    return found
