@@ -7,6 +7,8 @@ from pathlib import Path
 from minidiff.errors import InputError
 from minidiff.files import check_output
 
+NOISY = ("ddpm", "ancestral")  # samplers with fresh noise at every step
+
 
 def number(kind: type, low: int | float, high: int | float) -> Callable[[str], int | float]:
     """Reads a number of this kind in this range."""

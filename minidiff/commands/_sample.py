@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from minidiff import memory, plot
+from minidiff.commands._arguments import NOISY
 from minidiff.commands._models import open_diffusion, tell_cut
-from minidiff.commands.sample import NOISY
 from minidiff.data.arrays import to_float
 from minidiff.data.images import image_size, read_images
 from minidiff.editing import image_to_image, inpaint, lerp, slerp

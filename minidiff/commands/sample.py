@@ -7,10 +7,8 @@ or in a part of one.
 import argparse
 
 from minidiff.commands import _found
-from minidiff.commands._arguments import count, number, place, png, scale, seed
+from minidiff.commands._arguments import NOISY, count, number, place, png, scale, seed
 from minidiff.errors import InputError
-
-NOISY = ("ddpm", "ancestral")  # samplers with fresh noise at every step
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
