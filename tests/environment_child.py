@@ -14,8 +14,9 @@ from minidiff import contrastive
 from minidiff.data.sources import open_source
 from minidiff.keys import key_of_seed
 from minidiff.layers import Linear
-from minidiff.noising import cosine_schedule, linear_schedule, logit_normal_steps, noise_loss
+from minidiff.noising import logit_normal_steps, noise_loss
 from minidiff.sampling import ddpm_sample
+from minidiff.schedules import cosine_schedule, linear_schedule
 from minidiff.training.state import TrainState, make_optimizer, make_train_step
 from minidiff.unet import UNet, UNetConfig
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minidiff.data.sources import captions_of, open_source
+from minidiff.data.sources import open_source
 from minidiff.errors import InputError
 
 HEAD = "file_name,text\n"
@@ -23,7 +23,7 @@ def photos(tmp_path):
 
 def captions(root):
     source = open_source(f"folder:{root}", size=8)
-    return captions_of(source, source.examples(np.arange(source.count)))
+    return source.captions(source.examples(np.arange(source.count)))
 
 
 def refusal(root):
