@@ -1,8 +1,7 @@
 r"""The parts every network is made of: plain pytrees whose fields are arrays.
 
-A layer is a frozen dataclass. ``Layer.init(key, ...)`` draws its arrays, calling it is a pure function
-of those arrays and the input, so ``jax.jit``, ``jax.grad``, ``jax.vmap`` and ``jax.tree.map`` work on
-a whole network with nothing in between. Images are (batch, height, width, channels).
+A layer is a frozen dataclass. ``Layer.init(key, ...)`` draws its arrays; calling it is a pure function
+of them and the input, so JAX transforms a whole network. Images: (batch, height, width, channels).
 
 What the layers compute is written out first, as functions of arrays. ``faster_by`` puts a faster twin
 in its place where minidiff/kernels/ has one; ``group_norm.reference`` is the one written here.
@@ -123,9 +122,8 @@ class Linear:
         bias: bool = True,
     ) -> "Linear":
         """Weights normal with standard deviation scale / sqrt(inputs); bias zero, or none."""
-        weight = jax.random.normal(key, (inputs, outputs), jnp.float32) * (
-            scale / math.sqrt(inputs)
-        )
+        std = scale / math.sqrt(inputs)
+        weight = std * jax.random.normal(key, (inputs, outputs), jnp.float32)
         return cls(weight=weight, bias=jnp.zeros(outputs, jnp.float32) if bias else None)
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
@@ -143,8 +141,7 @@ class Conv:
     weight: jax.Array  # (kernel, kernel, in, out)
     bias: jax.Array  # (out,)
     stride: int = struct.field(pytree_node=False, default=1)
-    # Zeros before and after each side; none: kernel // 2 at both.
-    padding: tuple[int, int] | None = struct.field(pytree_node=False, default=None)
+    padding: tuple[int, int] | None = struct.field(pytree_node=False, default=None)  # of ``conv``
 
     @classmethod
     def init(
@@ -161,8 +158,7 @@ class Conv:
         """Weights normal with standard deviation scale / sqrt(kernel^2 inputs); bias zero."""
         std = scale / math.sqrt(kernel * kernel * inputs)
         weight = std * jax.random.normal(key, (kernel, kernel, inputs, outputs), jnp.float32)
-        bias = jnp.zeros(outputs, jnp.float32)
-        return cls(weight=weight, bias=bias, stride=stride, padding=padding)
+        return cls(weight, jnp.zeros(outputs, jnp.float32), stride=stride, padding=padding)
 
     def __call__(
         self, x: Float[Array, "batch height width inputs"]
@@ -190,12 +186,8 @@ class GroupNorm:
         """Scale one, shift zero. ValueError unless groups divides channels."""
         if channels % groups:
             raise ValueError(f"GroupNorm: {channels} channels do not split into {groups} groups")
-        return cls(
-            scale=jnp.ones(channels, jnp.float32),
-            shift=jnp.zeros(channels, jnp.float32),
-            groups=groups,
-            eps=eps,
-        )
+        scale, shift = jnp.ones(channels, jnp.float32), jnp.zeros(channels, jnp.float32)
+        return cls(scale=scale, shift=shift, groups=groups, eps=eps)
 
     def __call__(self, x: Features) -> Features:
         return group_norm(x, self.scale, self.shift, self.groups, self.eps)

@@ -39,7 +39,55 @@ CLAIMS = {
     ],
     "longer than 1,000 characters": ["hostile_images::test_captions_of_every_kind"],
     "right-to-left, emoji, combining marks": ["hostile_images::test_captions_of_every_kind"],
-    "`file_name` in metadata.jsonl, metadata.csv": ["images::test_bad_metadata_names_the_line"],
+    "AVIF, HEIC, TIFF, SVG": [
+        "images::test_what_else_it_is_is_said_by_name",
+        "images::test_pictures_that_are_not_read_are_told_of",
+    ],
+    "metadata.jsonl, metadata.csv": [
+        "metadata::test_tables_in_subfolders_name_images_beside_them",
+        "metadata::test_tables_above_and_below_share_the_images",
+        "images::test_metadata_outweighs_text_files",
+    ],
+    "`file_name`": [
+        "images::test_bad_metadata_names_the_line",
+        "metadata::test_a_table_below_does_not_reach_above",
+    ],
+    "its spelling": [
+        "metadata::test_accents_in_either_form_name_the_same_file",
+        "metadata::test_other_spellings_of_a_path",
+        "metadata::test_a_spelling_of_two_files_means_neither",
+    ],
+    "CSV": ["metadata::test_tables_that_are_read"],
+    "more cells than columns": ["metadata::test_tables_that_are_refused_with_the_line"],
+    "the same command again": [
+        "identity::test_a_change_of_the_data_is_refused_before_anything_is_written"
+    ],
+    "what a run depends on": [
+        "identity::test_ddpm_looks_at_its_images_and_not_at_captions",
+        "identity::test_scenes_and_digits_are_the_same_everywhere",
+        "identity::test_tokenizers_and_weights_by_all_of_them",
+    ],
+    "one of these changed": [
+        "identity::test_a_change_of_the_data_is_refused_before_anything_is_written",
+        "identity::test_a_run_of_an_earlier_version_keeps_its_tokenizer",
+        "identity::test_an_encoder_that_was_trained_anew_is_refused",
+    ],
+    "a second command in the folder": [
+        "lock::test_a_second_process_is_told_whose_it_is",
+        "lock::test_the_lock_of_a_killed_process_is_in_nobodys_way",
+        "lock::test_a_second_command_ends_at_once_and_changes_nothing",
+    ],
+    "network file systems": ["lock::test_a_file_system_without_locks_is_told_of"],
+    "`JAX_DEFAULT_PRNG_IMPL`": ["environment::test_the_same_numbers_whatever_the_defaults"],
+    "`JAX_THREEFRY_PARTITIONABLE=0`": [
+        "environment::test_batches_and_epochs_hold_for_older_streams_of_threefry"
+    ],
+    "`JAX_ENABLE_X64`": ["environment::test_the_same_numbers_whatever_the_defaults"],
+    "a platform that is not there": [
+        "environment::test_a_platform_that_cannot_start_is_told_in_one_line"
+    ],
+    "an unknown flag in `XLA_FLAGS`": ["runtime::test_flag_only_for_releases_known_to_accept_it"],
+    "`MPLBACKEND`": ["environment::test_no_window_is_needed_and_a_known_one_is_kept"],
     "Names and captions that reach a terminal": [
         "hostile_images::test_a_name_that_steers_a_terminal"
     ],

@@ -59,7 +59,7 @@ def test_a_draw_has_the_moments_and_its_own_noise():
     np.testing.assert_allclose(z.mean(0), 3.0, atol=5 * 2 / np.sqrt(4000))
     np.testing.assert_allclose(z.std(0), [0.5, 2.0], rtol=5 / np.sqrt(2 * 4000))
     np.testing.assert_array_equal(z[:3], draw(KEY, mean[:3], log_variance[:3]))
-    assert len(np.unique(z[:, 0])) == 4000
+    assert len(np.unique(z[:, 0])) > 3990  # float32 repeats a few
 
 
 def test_a_draw_hands_the_gradient_on():

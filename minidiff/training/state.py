@@ -87,7 +87,8 @@ def _is_matrix(path: tuple, x: jax.Array) -> bool:
 
 def ema_decay_at(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
     """min(decay, (1 + step) / (10 + step)): early on the average forgets its random start."""
-    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    taken = step.astype(jnp.float32)
+    return jnp.minimum(decay, (1.0 + taken) / (10.0 + taken))
 
 
 def cast(tree: object, dtype: DTypeLike) -> object:
