@@ -17,11 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from minidiff import contrastive, layers, noising, sampling, tokenizer, transformer
-from minidiff.kernels import contrastive as kernel
 
 FOLDER = Path(__file__).parent / "answers"
 NAMES = {
-    **{"jax": jax, "jnp": jnp, "np": np, "math": math, "L": layers, "kernel": kernel},
+    **{"jax": jax, "jnp": jnp, "np": np, "math": math, "L": layers},
     **{"contrastive": contrastive, "noising": noising, "sampling": sampling},
     **{"tokenizer": tokenizer, "transformer": transformer},
 }

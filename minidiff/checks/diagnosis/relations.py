@@ -56,6 +56,8 @@ def arguments_of(function: Callable) -> list[str]:
 def _parts(got: list, wanted: list) -> dict | None:
     """Answers with several parts, part by part."""
     first = wanted[0]
+    if not all(isinstance(g, type(first)) for g in got) and isinstance(first, dict | tuple):
+        return None
     if isinstance(first, dict):
         return {f"[{key!r}]": ([g[key] for g in got], [w[key] for w in wanted]) for key in first}
     if isinstance(first, tuple):
@@ -77,6 +79,11 @@ def _of_one(cases, got: list, wanted: list, close: Close, names: Sequence[str]) 
             said = say(cases, mine, right, close, names)
             if said:
                 return said
+        if len(right) > 2 and all(r.ndim == 0 for r in right):  # what holds from case to case
+            for say in (_functions, _multiples, _bent):
+                said = say((), [np.stack(mine)], [np.stack(right)], close, names)
+                if said:
+                    return f"in all cases: {said}"
     return None
 
 
@@ -114,10 +121,10 @@ def _of_infinite(mine: list, right: list) -> str | None:
     some = next(m for m in mine if not np.isfinite(m).all())
     if np.isnan(some).any():
         return (
-            "there is NaN in it: 0 divided by 0, infinity less infinity, or the root or the log of "
-            "a negative number"
+            "there is NaN in it: 0 divided by 0, infinity less infinity, the root or the log of a "
+            "negative number, or nan itself"
         )
-    return "there is an infinity in it: a division by 0, the log of 0, or an exp that overflows"
+    return "there is an infinity in it: a division by 0, the log of 0, an exp that overflows, or inf itself"
 
 
 def _arguments(cases, mine, right, close, names) -> str | None:
@@ -171,7 +178,9 @@ def _functions(cases, mine, right, close, names) -> str | None:
 def _bent(cases, mine, right, close, names) -> str | None:
     """Cut off, or the right order of numbers that are not right."""
     edges = [(m.min(), m.max()) for m in mine]
-    if _all(close, mine, [np.clip(r, *e) for r, e in zip(right, edges, strict=True)]):
+    kept = [(low < r) & (r < high) for r, (low, high) in zip(right, edges, strict=True)]
+    cut = [np.clip(r, *e) for r, e in zip(right, edges, strict=True)]
+    if any(map(np.any, kept)) and _all(close, mine, cut):
         return f"right, but cut off: nothing is below {edges[0][0]:.4g} or above {edges[0][1]:.4g}"
     if any(np.unique(r).size < 4 for r in right):
         return None
