@@ -1,5 +1,7 @@
 """Answers to exercises as students write them, from tests/answers/LESSON.txt: right ones and wrong ones.
 
+In hints.txt are what hints and exercises say in code, taken literally.
+
     ## name(arguments) | lines before the answer, parted by "; "
     = an answer that must pass, such as a hint taken literally
     a wrong answer  =>  a part of what it is told
@@ -22,7 +24,10 @@ FOLDER = Path(__file__).parent / "answers"
 NAMES = {
     **{"jax": jax, "jnp": jnp, "np": np, "math": math, "L": layers},
     **{"contrastive": contrastive, "noising": noising, "sampling": sampling},
-    **{"tokenizer": tokenizer, "transformer": transformer},
+    **{"tokenizer": tokenizer, "transformer": transformer, "Linear": layers.Linear},
+    # What lessons import by name.
+    **{"cosine_similarity": contrastive.cosine_similarity, "normalize": contrastive.normalize},
+    **{"cross_entropy": contrastive.cross_entropy},
 }
 
 
