@@ -11,12 +11,13 @@ An answer is an expression; what comes before its last "; " are statements.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from minidiff import contrastive, layers, noising, sampling, tokenizer, transformer
 
@@ -29,6 +30,22 @@ NAMES = {
     **{"cosine_similarity": contrastive.cosine_similarity, "normalize": contrastive.normalize},
     **{"cross_entropy": contrastive.cross_entropy},
 }
+
+# An exercise or two of each lesson, cheap ones, whose mistakes are judged in the first tier. The rest are
+# long: an answer that is wrong is compared with hundreds, and JAX compiles a program for each operation.
+DAILY = (
+    *("block_weights", "is_unseen", "cosine_similarity", "attention", "merge_pair", "recall_at_1"),
+    *("difference", "alpha_bar", "add_noise", "predict_x0", "reverse_mean", "count_resblocks"),
+    "classifier_free",
+)
+
+
+def in_tiers(parameters: Iterable[tuple]) -> list:
+    """Parameters of a test that begin with an exercise's name: long where it is not judged daily."""
+    return [
+        pytest.param(*some, marks=[] if some[0] in DAILY else pytest.mark.long)
+        for some in parameters
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

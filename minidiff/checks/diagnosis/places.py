@@ -122,9 +122,9 @@ def whole_cases(cases, mine, right, close, names) -> str | None:
         return None
     bad = good.index(False)
     numbers = [
-        f"{name} = {value:.4g}"
+        f"{name} = {float(value):.4g}"
         for name, value in zip(names, cases[bad], strict=False)
-        if isinstance(value, int | float | np.number)
+        if isinstance(value, int | float) or (is_array(value) and value.ndim == 0)
     ]
     shapes = [
         f"{name} of shape {value.shape}"
