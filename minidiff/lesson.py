@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from minidiff.errors import InputError
 from minidiff.plot.show import LOG, log, show
@@ -25,6 +26,7 @@ class Lesson:
 
     def __init__(self, name: str):
         self.name, self.preset = name, os.environ.get(PRESET, "cpu")
+        self._predicted = ""
         if self.preset not in PRESETS:
             raise InputError(f"{PRESET}={self.preset} is not one of {', '.join(PRESETS)}")
         place = f"jax {jax.__version__} on {jax.default_backend()}"
@@ -47,20 +49,35 @@ class Lesson:
         """
         value, binding = float(value), not (trained and self.preset == "smoke")
         holds = low <= value <= high
-        log(event="claim", what=what, value=value, low=low, high=high, holds=holds, binding=binding)
         print(f"{what}: {value:.4g} (expected {low:.4g} to {high:.4g})")
-        if binding and not holds:
-            if os.environ.get(LOG):
-                raise AssertionError(f"{what} is {value:.4g}, outside {low:.4g} to {high:.4g}")
-            print("  This is not what the text says: it speaks of the lesson as it was written.")
+        fault = f"{what} is {value:.4g}, outside {low:.4g} to {high:.4g}"
+        _claimed(holds, what, fault, value=value, low=low, high=high, binding=binding)
 
     @staticmethod
-    def predict(yours: str) -> None:
-        """Print what the reader predicts, above the result of the same cell; "..." is nothing yet."""
-        if yours.strip(". "):
-            print(f"You predicted: {yours}")
-        elif not os.environ.get(LOG):
+    def claim(holds: object) -> None:
+        """Say nothing if what the text claims holds; else as ``expect``, with the line of the call."""
+        _claimed(bool(holds), _line_of_caller())
+
+    @staticmethod
+    def agree(got: object, wanted: object, rtol: float = 1e-7, atol: float = 0.0) -> None:
+        """As ``claim``, that each number of an array is within ``atol + rtol * |wanted|`` of the wanted."""
+        try:
+            np.testing.assert_allclose(got, wanted, rtol=rtol, atol=atol)
+            fault = ""
+        except AssertionError as error:
+            fault = str(error)
+        _claimed(not fault, _line_of_caller(), fault)
+
+    def predict(self, yours: str) -> None:
+        """Keep what the reader predicts, for ``outcome``; "..." is nothing yet."""
+        self._predicted = yours if yours.strip(". ") else ""
+        if not self._predicted and not os.environ.get(LOG):
             print("You predicted nothing: write it in place of the dots, and run the cell again.")
+
+    def outcome(self, what: str) -> None:
+        """Print what came out, beside what was predicted last."""
+        wrote = f"You wrote: {self._predicted}. It is: " if self._predicted else "It is: "
+        print(f"{wrote}{what}")
 
     @staticmethod
     def source(thing: object) -> None:
@@ -88,3 +105,23 @@ class Lesson:
     def folder(self, recipe: str) -> Path:
         """Where a lesson trains a run, and ``weights(recipe, "mine")`` looks for it."""
         return Path("runs") / (f"smoke-{recipe}" if self.preset == "smoke" else recipe)
+
+
+def _claimed(holds: bool, what: str, fault: str = "", *, binding: bool = True, **numbers) -> None:
+    """Log a claim. One that binds and does not hold ends a build or a test; a reader reads a remark."""
+    log(event="claim", what=what, holds=holds, binding=binding, **numbers)
+    if binding and not holds:
+        if os.environ.get(LOG):
+            raise AssertionError(f"{what}: {fault}" if fault else what)
+        if not numbers:  # else they are printed already
+            print(f"This does not hold: {what}")
+        print("  This is not what the text says: it speaks of the lesson as it was written.")
+
+
+def _line_of_caller() -> str:
+    """The line of the lesson that calls us: a notebook or a script, so the module is called __main__."""
+    frame = inspect.currentframe()
+    while frame and frame.f_globals.get("__name__") != "__main__":
+        frame = frame.f_back
+    lines = inspect.getframeinfo(frame).code_context if frame else None
+    return lines[0].strip() if lines else "a claim"

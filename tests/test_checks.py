@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from wrong_answers import in_tiers
 
 from minidiff import checks
 from minidiff.checks import exercise
@@ -49,7 +50,7 @@ class TestEveryExercise:
         assert exercise.task.endswith(".")
 
 
-@pytest.mark.parametrize(("name", "sentence"), MISTAKES)
+@pytest.mark.parametrize(("name", "sentence"), in_tiers(MISTAKES))
 def test_a_planted_mistake_is_told_in_its_sentence(name, sentence):
     verdict = EXERCISES[name].judge(EXERCISES[name].mistakes[sentence])
     assert verdict.status == "wrong"
@@ -83,7 +84,7 @@ def test_there_is_none_between_equals(value):
 
 
 @pytest.mark.parametrize("name", EXERCISES)
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1, pytest.param(2, marks=pytest.mark.long)])
 def test_the_written_answer_is_right_with_any_arguments(name, seed):
     with drawn_anew(seed), jax.numpy_rank_promotion("allow"):  # as for students
         verdict = EXERCISES[name].judge(EXERCISES[name].written)

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from minidiff.lesson import Lesson
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "lessons" / "src").glob("*.py"))
 NAMES = [source.stem for source in SOURCES]
+CLAIM = re.compile(r"lesson\.(expect|claim|agree)\(")
 
 specification = importlib.util.spec_from_file_location("build", ROOT / "lessons" / "build.py")
 build = importlib.util.module_from_spec(specification)
@@ -111,7 +113,12 @@ class TestEveryLesson:
             ):
                 run = next(c.source for c in cells[i:] if c.cell_type == "code")
                 assert run.startswith('lesson.predict("...")\n'), cell.source
-                assert not re.search(r"\bassert|\.assert_|\.expect\(", run), run
+                assert not CLAIM.search(run), run
+
+    def test_its_claims_stop_no_reader(self, source):
+        """An assert would, where a number was changed: see Lesson.expect, claim and agree."""
+        assert not re.search(r"\bassert\b|\bnp\.testing\b", "\n".join(code(source)))
+        assert CLAIM.search("\n".join(code(source)))
 
     def test_its_links_lead_somewhere(self, source):
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", "\n".join(markdown(source))):
@@ -379,14 +386,48 @@ class TestALesson:
         assert "a share: 0.7 (expected 0.4 to 0.6)" in out
         assert "not what the text says" in out
 
-    def test_a_prediction_stands_above_the_result(self, monkeypatch, capsys):
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "lesson.claim(np.ones(2).sum() == 3)",
+            "lesson.agree([1.0, 2.0], [1.0, 3.0])",
+            "lesson.agree([1.0], [1.0, 3.0, 5.0, 7.0][:2])",
+            "lesson.agree(np.nan, 1.0, rtol=1.0)",
+        ],
+    )
+    def test_other_claims_stop_a_build_and_are_remarks_to_a_reader(
+        self, line, monkeypatch, capsys, tmp_path
+    ):
+        script, told = tmp_path / "lesson.py", tmp_path / "log"
+        right = (
+            "lesson.claim(np.ones(2).sum() == 2)\nlesson.agree([1.0, 2.01], [1, 2], rtol=0.01)\n"
+        )
+        begin = "import numpy as np\nfrom minidiff.lesson import Lesson\nlesson = Lesson('x')\n"
+        script.write_text(f"{begin}{right}{line}\nprint('on it goes')\n")
         monkeypatch.delenv("MINIDIFF_LESSON_LOG", raising=False)
-        Lesson.predict("about 300")
-        assert capsys.readouterr().out == "You predicted: about 300\n"
-        Lesson.predict("...")
+        runpy.run_path(str(script), run_name="__main__")
+        remark = "  This is not what the text says: it speaks of the lesson as it was written."
+        out = capsys.readouterr().out.splitlines()[1:]
+        assert out == [f"This does not hold: {line}", remark, "on it goes"]
+        monkeypatch.setenv("MINIDIFF_LESSON_LOG", str(told))  # as in a build
+        with pytest.raises(AssertionError, match=re.escape(line)):
+            runpy.run_path(str(script), run_name="__main__")
+        events = [json.loads(event) for event in told.read_text().splitlines()]
+        assert [event["holds"] for event in events] == [True, True, False]
+
+    def test_a_prediction_stands_beside_the_result(self, monkeypatch, capsys):
+        monkeypatch.delenv("MINIDIFF_LESSON_LOG", raising=False)
+        lesson = Lesson("x")
+        capsys.readouterr()
+        lesson.predict("about 300")
+        lesson.outcome("1024")
+        assert capsys.readouterr().out == "You wrote: about 300. It is: 1024\n"
+        lesson.predict("...")
         assert "in place of the dots" in capsys.readouterr().out
+        lesson.outcome("0.5")
+        assert capsys.readouterr().out == "It is: 0.5\n"
         monkeypatch.setenv("MINIDIFF_LESSON_LOG", "log")
-        Lesson.predict("...")
+        lesson.predict("...")
         assert capsys.readouterr().out == ""
 
     def test_source_is_printed(self, capsys):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from minidiff import weights
 from minidiff.cli import main
+from minidiff.measure import compare
 from minidiff.recipes import clip
 from minidiff.recipes import text_to_image as recipe
 from minidiff.trained.diffusion import draw
@@ -273,6 +274,14 @@ def test_bad_settings_are_one_line(capsys, setting, reason):
 
 
 @pytest.mark.long
+def test_a_sweep_shows_its_prompts_over_the_columns():
+    prompts = ["a cat", "a red star", "a man"]
+    rows = [(name, np.zeros((3, 8, 8, 3), np.float32)) for name in ("scale 0", "scale 3")]
+    figure = compare._sweep(rows, prompts, "guidance scale")
+    titles = [axes.get_title() for axes in figure.axes if axes.images]
+    assert titles == [*prompts, "", "", ""]
+
+
 def test_compare(untrained, capsys):
     command = [
         "compare",

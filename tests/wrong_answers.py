@@ -1,5 +1,7 @@
 """Answers to exercises as students write them, from tests/answers/LESSON.txt: right ones and wrong ones.
 
+In hints.txt are what hints and exercises say in code, taken literally.
+
     ## name(arguments) | lines before the answer, parted by "; "
     = an answer that must pass, such as a hint taken literally
     a wrong answer  =>  a part of what it is told
@@ -9,22 +11,41 @@ An answer is an expression; what comes before its last "; " are statements.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from minidiff import contrastive, layers, noising, sampling, tokenizer, transformer
-from minidiff.kernels import contrastive as kernel
 
 FOLDER = Path(__file__).parent / "answers"
 NAMES = {
-    **{"jax": jax, "jnp": jnp, "np": np, "math": math, "L": layers, "kernel": kernel},
+    **{"jax": jax, "jnp": jnp, "np": np, "math": math, "L": layers},
     **{"contrastive": contrastive, "noising": noising, "sampling": sampling},
-    **{"tokenizer": tokenizer, "transformer": transformer},
+    **{"tokenizer": tokenizer, "transformer": transformer, "Linear": layers.Linear},
+    # What lessons import by name.
+    **{"cosine_similarity": contrastive.cosine_similarity, "normalize": contrastive.normalize},
+    **{"cross_entropy": contrastive.cross_entropy},
 }
+
+# An exercise or two of each lesson, cheap ones, whose mistakes are judged in the first tier. The rest are
+# long: an answer that is wrong is compared with hundreds, and JAX compiles a program for each operation.
+DAILY = (
+    *("block_weights", "is_unseen", "cosine_similarity", "attention", "merge_pair", "recall_at_1"),
+    *("difference", "alpha_bar", "add_noise", "predict_x0", "reverse_mean", "count_resblocks"),
+    "classifier_free",
+)
+
+
+def in_tiers(parameters: Iterable[tuple]) -> list:
+    """Parameters of a test that begin with an exercise's name: long where it is not judged daily."""
+    return [
+        pytest.param(*some, marks=[] if some[0] in DAILY else pytest.mark.long)
+        for some in parameters
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

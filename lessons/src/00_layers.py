@@ -50,6 +50,7 @@ def explained(guess):
 
 straight = np.polyval(np.polyfit(x[:, 0], y[:, 0], 1), x)
 lesson.show(draw.fits(x[:, 0], y[:, 0], {"": {"the best straight line": straight}}))
+lesson.outcome(f"{explained(straight):.0%} for the line")
 
 # %% [markdown]
 # ## Arrays
@@ -67,7 +68,7 @@ except TypeError:
     print("an array cannot be written into")
 changed = four.at[0].set(9.0)
 print(four, changed)
-assert four[0] == 1 and changed[0] == 9 and four.dtype == jnp.float32
+lesson.claim(four[0] == 1 and changed[0] == 9 and four.dtype == jnp.float32)
 
 # %% [markdown]
 # This sounds like a burden. It is what makes the rest possible: if nothing ever changes behind its
@@ -97,13 +98,13 @@ lesson.show(draw.pairs({"the same key twice": again, "two keys made by split": f
 # of a batch, since image 5 gets the same numbers whether 8 or 64 are drawn.
 
 # %%
-assert (again[0] == again[1]).all()
+lesson.claim((again[0] == again[1]).all())
 lesson.expect("correlation after split", np.corrcoef(*fresh)[0, 1], -0.2, 0.2)
 keys = jax.random.split(key, 3)
 numbered = [jax.random.normal(jax.random.fold_in(key, i)) for i in range(8)]
-assert keys.shape == (3,)
-assert numbered[5] == jax.random.normal(jax.random.fold_in(key, 5))
-assert len({float(number) for number in numbered}) == 8
+lesson.claim(keys.shape == (3,))
+lesson.claim(numbered[5] == jax.random.normal(jax.random.fold_in(key, 5)))
+lesson.claim(len({float(number) for number in numbered}) == 8)
 
 # %% [markdown]
 # ## jit: compile once, run often
@@ -129,6 +130,7 @@ fast = jax.jit(wave)  # float32 all of them: another type would be traced as wel
 for points in (jnp.zeros(64), jnp.ones(64), jnp.linspace(0, 1, 64), jnp.ones(7)):
     fast(points)
 print("traced for the shapes", traced)
+lesson.outcome(f"{len(traced)} times")
 print(jax.make_jaxpr(wave)(jnp.ones(7)))  # what was written down
 
 # %% [markdown]
@@ -140,7 +142,7 @@ print(jax.make_jaxpr(wave)(jnp.ones(7)))  # what was written down
 
 
 # %%
-assert traced == [(64,), (7,)]
+lesson.claim(traced == [(64,), (7,)])
 
 
 @jax.jit
@@ -169,7 +171,7 @@ print(f"the first call took about 10^{power} times as long as a later one")
 # %%
 slopes = jax.grad(lambda w: jnp.sum(w**2))(four)
 print(slopes)
-np.testing.assert_allclose(slopes, [2, 4, 6, 8])
+lesson.agree(slopes, [2, 4, 6, 8])
 
 # %% [markdown]
 # ## vmap: written for one, run for many
@@ -185,7 +187,7 @@ def line(w, x):  # w (2,) and x () -> ()
 
 ws = jax.random.normal(left, (5, 2))
 many = jax.vmap(line, (0, None))(ws, 0.5)  # along axis 0 of ws; the same x for all
-np.testing.assert_allclose(many, [line(w, 0.5) for w in ws], rtol=1e-6)
+lesson.agree(many, [line(w, 0.5) for w in ws], rtol=1e-6)
 print(many.shape)
 
 # %% [markdown]
@@ -200,7 +202,7 @@ params = {"weight": jnp.array([[2.0]]), "bias": jnp.array([1.0])}
 doubled = jax.tree.map(lambda leaf: 2 * leaf, params)
 tree_slopes = jax.grad(lambda p: jnp.mean((x @ p["weight"] + p["bias"] - y) ** 2))(params)
 print(tree_slopes)
-assert doubled["bias"] == 2 and tree_slopes.keys() == params.keys()
+lesson.claim(doubled["bias"] == 2 and tree_slopes.keys() == params.keys())
 
 # %% [markdown]
 # ### Exercise 0.1 · One step (★★, 8 minutes)
@@ -253,8 +255,8 @@ class Net:
 
 net = Net.init(key)
 print(jax.tree.map(jnp.shape, net))
-assert count_parameters(net) == (1 * 32 + 32) + (32 * 1 + 1) == 97
-assert count_parameters(Linear.init(key, 100, 50)) == 100 * 50 + 50
+lesson.claim(count_parameters(net) == (1 * 32 + 32) + (32 * 1 + 1) == 97)
+lesson.claim(count_parameters(Linear.init(key, 100, 50)) == 100 * 50 + 50)
 
 # %% [markdown]
 # Why the $\tanh$ between the two? Without it, two layers are $(xW_1 + b_1)W_2 + b_2$, a straight line
@@ -352,12 +354,15 @@ def spread_by_depth(stack, norm=lambda h: h):
 
 
 # %%
-assert stack.weight.shape == (blocks, width, width)
+lesson.claim(stack.weight.shape == (blocks, width, width))
 norm = LayerNorm.init(width)
 curves = {"one key for all": spread_by_depth(same), "a key each": spread_by_depth(stack)}
 curves["a key each, LayerNorm"] = spread_by_depth(stack, norm)
 lesson.show(draw.spreads(curves, {"1024": 1024.0}))
 last = {name: float(curve[-1]) for name, curve in curves.items()}
+lesson.outcome(
+    f"{last['one key for all']:.0f} with equal blocks, {last['a key each']:.0f} with 20 others"
+)
 lesson.expect("spread, a key each", last["a key each"], 900, 1150)
 lesson.expect("spread, one key for all", last["one key for all"], 2.5e5, 4.5e5)
 lesson.expect("spread with LayerNorm", last["a key each, LayerNorm"], 4.3, 4.9)
@@ -447,11 +452,11 @@ lesson.show(draw.fits(x[:, 0], y[:, 0], panels))
 lesson.expect("explained, own keys", explained(own(x)), 0.98, 1.0, trained=True)
 lesson.expect("explained, one key", explained(one(x)), -0.1, 0.3, trained=True)
 lesson.expect("largest difference of two units", np.ptp(one.first.weight), 0, 1e-3)
-np.testing.assert_allclose(by_layer.mean(axis=1), 0, atol=1e-5)
-np.testing.assert_allclose(by_layer.std(axis=1), 1, atol=1e-3)
-np.testing.assert_allclose(by_group.reshape(6, 3, 4).mean(axis=2), 0, atol=1e-5)
-np.testing.assert_allclose(by_group.reshape(6, 3, 4).std(axis=2), 1, atol=1e-3)
-assert len(jax.tree.leaves(GroupNorm.init(12, groups=3))) == 2  # scale and shift
+lesson.agree(by_layer.mean(axis=1), 0, atol=1e-5)
+lesson.agree(by_layer.std(axis=1), 1, atol=1e-3)
+lesson.agree(by_group.reshape(6, 3, 4).mean(axis=2), 0, atol=1e-5)
+lesson.agree(by_group.reshape(6, 3, 4).std(axis=2), 1, atol=1e-3)
+lesson.claim(len(jax.tree.leaves(GroupNorm.init(12, groups=3))) == 2)  # scale and shift
 
 
 @struct.dataclass
@@ -471,9 +476,9 @@ class Deeper(Net):
 
 forgetful = Forgetful(net.first, net.last)
 deeper = Deeper(net.first, net.last, middle=Linear.init(jax.random.key(1), 32, 32))
-np.testing.assert_array_equal(forgetful(x), deeper(x))  # they compute the same
+lesson.agree(forgetful(x), deeper(x))  # they compute the same
 print("parameters:", count_parameters(forgetful), "and", count_parameters(deeper))
-assert (count_parameters(forgetful), count_parameters(deeper)) == (97, 97 + 1056)
+lesson.claim((count_parameters(forgetful), count_parameters(deeper)) == (97, 97 + 1056))
 
 # %% [markdown]
 # The two compute the very same numbers. But the middle layer of the first is in no field, so it is no
@@ -490,7 +495,7 @@ print(reached)
 
 # %%
 lesson.expect("explained without the middle", explained(fitted(x)), 0.95, 1.0, trained=True)
-assert isinstance(slopes, Deeper) and all(jax.tree.leaves(reached))
+lesson.claim(isinstance(slopes, Deeper) and all(jax.tree.leaves(reached)))
 
 # %% [markdown]
 # It does not: the layers around the dead one make up for it here, and a large network would merely be

@@ -76,7 +76,8 @@ for name, values in FACTORS.items():
     print(f"{name:10} {', '.join(values)}")
 kinds = math.prod(len(values) for values in FACTORS.values())
 print("kinds of pictures:", kinds)
-assert kinds == 8 * 8 * 6 * 4 * 2 * 3 * 2 == 18_432
+lesson.outcome(f"{kinds} kinds")
+lesson.claim(kinds == 8 * 8 * 6 * 4 * 2 * 3 * 2 == 18_432)
 
 # %% [markdown]
 # Here is one scene, with one factor changed at a time. A `Scene` is a pytree, so a stack of scenes is
@@ -122,7 +123,7 @@ lesson.show(draw.variations(rows))
 x = jnp.array([0.0, 0.5, 1.0, 0.6])[None, :]  # four points (x, y)
 y = jnp.array([0.0, 0.0, 0.0, 0.8])[None, :]
 print(shapes.disc(x, y, 0.0, 0.0, 0.5))
-np.testing.assert_allclose(shapes.disc(x, y, 0.0, 0.0, 0.5), [[-0.5, 0, 0.5, 0.5]], atol=2e-4)
+lesson.agree(shapes.disc(x, y, 0.0, 0.0, 0.5), [[-0.5, 0, 0.5, 0.5]], atol=2e-4)
 
 # %% [markdown]
 # ### Exercise 1.1 · A circle (★, 4 minutes)
@@ -279,9 +280,9 @@ lesson.expect("captions that mention the size", with_size, 0.45, 0.55)
 stated, known = 0, jax.device_get(train)  # NumPy arrays, quick to look into
 for i, text in enumerate(told):
     said, unknown = parse_prompt(text)
-    assert not unknown
+    lesson.claim(not unknown)
     for name, value in said.items():
-        assert value == FACTORS[name][getattr(known, name)[i]]
+        lesson.claim(value == FACTORS[name][getattr(known, name)[i]])
         stated += 1
 lesson.expect("statements in a caption", stated / count, 4.3, 5.0)
 
@@ -304,6 +305,8 @@ for name, drawn in (("train", train), ("unseen", unseen)):
     tables[name] = np.zeros((8, 8), int)
     np.add.at(tables[name], (drawn.subject, drawn.colour), 1)
 lesson.show(draw.pair_counts(tables, SUBJECTS, COLOURS))
+filled = {name: f"{table[table > 0].mean():.0f} in {name}" for name, table in tables.items()}
+lesson.outcome(f"{', '.join(filled.values())} in the mean of the cells that are not empty")
 
 # %% [markdown]
 # Eight cells are empty, and the others have about 2000 / 56 = 36 scenes each. Each subject occurs in
@@ -332,14 +335,14 @@ checks.is_unseen(my_is_unseen)
 # and the question is whose colour is whose.
 
 # %%
-assert {tuple(pair) for pair in np.argwhere(tables["train"] == 0)} == set(UNSEEN_PAIRS)
-assert {tuple(pair) for pair in np.argwhere(tables["unseen"] > 0)} == set(UNSEEN_PAIRS)
+lesson.claim({tuple(pair) for pair in np.argwhere(tables["train"] == 0)} == set(UNSEEN_PAIRS))
+lesson.claim({tuple(pair) for pair in np.argwhere(tables["unseen"] > 0)} == set(UNSEEN_PAIRS))
 pairs = draw_scenes(0, "pairs", jnp.arange(count))
 two = draw_scenes(0, "two", jnp.arange(count))
 paired, double = (np.asarray(to_pixels(drawn, 16)[:12]) for drawn in (pairs, two))
 values = np.stack([getattr(pairs, name) for name in FACTORS], axis=1)
 differ = values[0::2] != values[1::2]
-assert (differ.sum(axis=1) == 1).all()
+lesson.claim((differ.sum(axis=1) == 1).all())
 changed = [list(FACTORS)[i] for i in differ[:6].argmax(axis=1)]
 lesson.show(plot.strips([("scene 2k", paired[0::2]), ("2k + 1", paired[1::2])], changed))
 lesson.show(plot.contact_sheet(double[:6], title="two"))
@@ -371,6 +374,7 @@ def by_heart(drawn):
 test = draw_scenes(0, "test", jnp.arange(count))
 results = {"test": by_heart(test), "unseen": by_heart(unseen)}
 lesson.show(draw.shares(results))
+lesson.outcome(", ".join(f"{name} {share['both']:.0%}" for name, share in results.items()))
 
 # %% [markdown]
 # On `test` it looks like a fair beginner. On `unseen` it is never right, and cannot be: it can only
@@ -390,10 +394,10 @@ lesson.expect("unseen, both right", results["unseen"]["both"], 0, 0)
 source = SceneSource(batch_size=8)
 batch = jax.jit(source.batch)(3)  # scenes 24 to 31
 print({name: leaf.shape for name, leaf in batch.items()})
-np.testing.assert_allclose(batch["image"][1], images[25], atol=1e-5)
+lesson.agree(batch["image"][1], images[25], atol=1e-5)
 
 alone = jax.jit(scene, static_argnums=1)(0, "train", 25)
-jax.tree.map(lambda one, all_: np.testing.assert_allclose(one, all_[25], atol=1e-6), alone, train)
+jax.tree.map(lambda one, all_: lesson.agree(one, all_[25], atol=1e-6), alone, train)
 lesson.source(SceneSource.batch)
 
 # %% [markdown]
@@ -409,6 +413,7 @@ lesson.predict("...")
 leaked = draw_scenes(0, "train", jnp.arange(count))  # should have been "test"
 results = {"test": results["test"], "test, leaked": by_heart(leaked)}
 lesson.show(draw.shares(results))
+lesson.outcome(f"{results['test, leaked']['both']:.0%} with both right")
 
 # %% [markdown]
 # Everything is right, and nothing was understood: the test pictures *are* the training pictures. A
@@ -457,10 +462,10 @@ lesson.show(draw.shares(results))
 # %%
 lesson.expect("leaked test, both right", results["test, leaked"]["both"], 1, 1)
 # The numbers of the quiz.
-assert np.sum(tables["train"] > 0) == 8 * 8 - 8 == 56 and round(2000 / 56) == 36
+lesson.claim(np.sum(tables["train"] > 0) == 8 * 8 - 8 == 56 and round(2000 / 56) == 36)
 met = checks.is_unseen.solution
-assert not met(UNSEEN_PAIRS, train.subject, train.colour).any()
-assert met(UNSEEN_PAIRS, unseen.subject, unseen.colour).all()
+lesson.claim(not met(UNSEEN_PAIRS, train.subject, train.colour).any())
+lesson.claim(met(UNSEEN_PAIRS, unseen.subject, unseen.colour).all())
 centre = jax.grad(lambda u: shapes.disc(*jnp.full((2, 1, 1), u), 0.0, 0.0, 0.5)[0, 0])(0.0)
 plain = jax.grad(lambda u: jnp.sqrt(u**2 + u**2))(0.0)
-assert np.isfinite(centre) and np.isnan(plain)
+lesson.claim(np.isfinite(centre) and np.isnan(plain))

@@ -112,14 +112,14 @@ checks.cosine_similarity(my_cosine_similarity)
 # the questions is the **cross-entropy**.
 
 # %%
-np.testing.assert_allclose(cosine, 0.96)
-np.testing.assert_allclose(found, [[0.96, -1], [0.96, -1]], rtol=1e-6)
+lesson.agree(cosine, 0.96)
+lesson.agree(found, [[0.96, -1], [0.96, -1]], rtol=1e-6)
 s = jnp.array([[0.9, 0.1], [0.3, 0.7]])
 p = jnp.exp(s) / jnp.exp(s).sum(axis=1, keepdims=True)
 print(p)
-np.testing.assert_allclose(p.sum(axis=1), 1)
+lesson.agree(p.sum(axis=1), 1)
 by_hand = -(jnp.log(p[0, 0]) + jnp.log(p[1, 1])) / 2
-np.testing.assert_allclose(by_hand, cross_entropy(s, jnp.array([0, 1])), rtol=1e-6)
+lesson.agree(by_hand, cross_entropy(s, jnp.array([0, 1])), rtol=1e-6)
 lesson.expect("cross-entropy of the rows", by_hand, 0.442, 0.443)
 
 # %% [markdown]
@@ -194,7 +194,7 @@ lesson.source(contrastive_loss)
 for pairs in (2, 8, 256):
     same = jnp.ones((pairs, 2))
     values = [contrastive_loss(same, same, log_scale) for log_scale in (0.0, 1.0, math.log(100))]
-    np.testing.assert_allclose(values, math.log(pairs), rtol=2e-5)
+    lesson.agree(values, math.log(pairs), rtol=2e-5)
     print(f"N = {pairs}: log N = {math.log(pairs):.4f}")
 
 # %% [markdown]
@@ -253,8 +253,8 @@ lesson.show(plot.similarity_matrices(tables, "cosines of images (rows) and texts
 # %%
 around = np.cos(2 * np.pi * np.arange(N) / N)
 best = np.log(np.exp(5 * (around - 1)).sum())
-np.testing.assert_allclose(around[1], 0.7071, atol=1e-4)
-np.testing.assert_allclose(history[-1][1], best, rtol=1e-3)
+lesson.agree(around[1], 0.7071, atol=1e-4)
+lesson.agree(history[-1][1], best, rtol=1e-3)
 lesson.expect("the best loss on a circle", best, 0.389, 0.390)
 
 # %% [markdown]
@@ -287,12 +287,13 @@ p, q = jax.nn.softmax(5 * s, axis=1), jax.nn.softmax(5 * s, axis=0)
 lesson.show(draw.slopes([(f"scale {scale:.0f}", slope) for scale, slope in slopes.items()]))
 
 # %%
-np.testing.assert_allclose(slopes[5.0], 5 / (2 * N) * (p + q - 2 * jnp.eye(N)), atol=1e-6)
+lesson.agree(slopes[5.0], 5 / (2 * N) * (p + q - 2 * jnp.eye(N)), atol=1e-6)
 for scale, slope in slopes.items():
-    np.testing.assert_allclose(slope.sum(), 0, atol=1e-5)
+    lesson.agree(slope.sum(), 0, atol=1e-5)
     push = np.sort(slope[~np.eye(N, dtype=bool)])[::-1]
     share = push[:8].sum() / push.sum()
     low, high = {1.0: (0.28, 0.31), 5.0: (0.58, 0.62), 100.0: (0.78, 0.81)}[scale]
+    lesson.outcome(f"scale {scale:.0f}: {share:.0%} of the push is on 8 of the 56")
     lesson.expect(f"push on the 8 hardest of 56, scale {scale:.0f}", share, low, high)
 
 # %% [markdown]
@@ -304,7 +305,7 @@ for scale, slope in slopes.items():
 # %%
 floors = {scale: np.log(np.exp(scale * (around - 1)).sum()) for scale in (1, 5, 14.3, 100)}
 print({scale: round(float(floor), 4) for scale, floor in floors.items()})
-assert floors[1] > 1.3 and floors[14.3] < 0.04 and floors[100] < 1e-6
+lesson.claim(floors[1] > 1.3 and floors[14.3] < 0.04 and floors[100] < 1e-6)
 
 # %% [markdown]
 # With scale 1 the best loss on our circle is 1.32. With 1/0.07 = 14.3, where CLIP starts, it is
@@ -336,8 +337,8 @@ def pull(loss, n):
 pulls = [pull(siglip_of_cosines, n) for n in (2, 4, 8)]
 clip_pulls = [pull(lambda s: loss_of_cosines(s, 10.0), n) for n in (2, 4, 8)]
 print("SigLIP", np.round(pulls, 3), "CLIP", np.round(clip_pulls, 3))
-np.testing.assert_allclose(pulls, pulls[0], rtol=1e-5)
-assert max(clip_pulls) - min(clip_pulls) > 0.1
+lesson.agree(pulls, pulls[0], rtol=1e-5)
+lesson.claim(max(clip_pulls) - min(clip_pulls) > 0.1)
 
 
 # %%
@@ -345,12 +346,12 @@ def siglip(points):
     return siglip_loss(points[0], points[1], math.log(10), -10.0)
 
 
-np.testing.assert_allclose(siglip(start), siglip_of_cosines(s), rtol=1e-5)
+lesson.agree(siglip(start), siglip_of_cosines(s), rtol=1e-5)
 yes_no, siglip_history = train(siglip, start, 1000, 0.3)
 panels = [("CLIP's loss", np.asarray(end)), ("SigLIP's loss", np.asarray(yes_no))]
 lesson.show(draw.circles(panels))
 best_siglip = np.logaddexp(0, 10 * around[1:] - 10).sum() + np.log(2)
-np.testing.assert_allclose(siglip_history[-1][1], best_siglip, rtol=1e-2)
+lesson.agree(siglip_history[-1][1], best_siglip, rtol=1e-2)
 
 # %% [markdown]
 # SigLIP's pull stays; CLIP's changes with the company. Both end evenly spaced, here with two
@@ -388,6 +389,7 @@ runs = {
     for name, run in (("free", free), ("clamped", kept))
 }
 lesson.show(draw.losses(runs, math.log(N), "log 8"))
+lesson.outcome(f"a loss of {free[-1][1]:.4f}, where guessing costs log {N} = {math.log(N):.4f}")
 
 # %% [markdown]
 # It learned nothing: 2.0794 is $\log 8$. The random start was confidently wrong, and the quickest
@@ -474,12 +476,12 @@ print(f"hardest: {captions[image]!r} and {captions[text]!r}")
 
 # %%
 # The numbers of the quiz.
-np.testing.assert_allclose(math.log(256), 5.545, atol=1e-3)
-np.testing.assert_allclose(math.log(32_768), 10.4, atol=0.01)
+lesson.agree(math.log(256), 5.545, atol=1e-3)
+lesson.agree(math.log(32_768), 10.4, atol=0.01)
 longer = start.at[0].multiply(2.0)
-np.testing.assert_allclose(loss_at_5(longer), loss_at_5(start), rtol=1e-5)
+lesson.agree(loss_at_5(longer), loss_at_5(start), rtol=1e-5)
 twins = jnp.eye(32).at[1].set(jnp.eye(32)[0])
 value = contrastive_loss(twins, twins, math.log(100))
-np.testing.assert_allclose(value, 4 * np.log(2) / 64, rtol=1e-3)
+lesson.agree(value, 4 * np.log(2) / 64, rtol=1e-3)
 quarter = np.cos(np.pi / 2 * np.arange(4))
-assert np.log(np.exp(5 * (quarter - 1)).sum()) < best
+lesson.claim(np.log(np.exp(5 * (quarter - 1)).sum()) < best)

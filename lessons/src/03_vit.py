@@ -100,8 +100,8 @@ checks.patchify(my_patchify)
 # care.
 
 # %%
-assert patchify(tiny, 2)[0, 1].tolist() == [2, 3, 6, 7]  # upper right
-assert (back == images[:1]).all()  # nothing is lost
+lesson.claim(patchify(tiny, 2)[0, 1].tolist() == [2, 3, 6, 7])  # upper right
+lesson.claim((back == images[:1]).all())  # nothing is lost
 k = jnp.array([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
 q = jnp.array([[0.0, 4], [0, 1], [-3, -3], [0, 0]])
 v = jnp.array([[10.0], [20], [30], [40]])
@@ -113,11 +113,11 @@ panels += [("values", v, "key", ""), ("taken home", out, "query", "")]
 lesson.show(draw.numbers([(a, np.asarray(b), c, d) for a, b, c, d in panels]))
 
 # %%
-np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-6)
-np.testing.assert_allclose(weights[3], 0.25)
-np.testing.assert_allclose(out[3], (10 + 20 + 30 + 40) / 4)
+lesson.agree(weights.sum(axis=1), 1, rtol=1e-6)
+lesson.agree(weights[3], 0.25)
+lesson.agree(out[3], (10 + 20 + 30 + 40) / 4)
 heads = [x[None, :, None] for x in (q, k, v)]  # (batch, tokens, heads, width)
-np.testing.assert_allclose(attention(*heads)[0, :, 0], out, rtol=1e-5)
+lesson.agree(attention(*heads)[0, :, 0], out, rtol=1e-5)
 lesson.expect("of token 1 taken by token 0", weights[0, 1], 0.89, 0.90)
 
 # %% [markdown]
@@ -143,6 +143,7 @@ for d in widths:
         weights = np.exp(dots / by - (dots / by).max(axis=1, keepdims=True))
         strongest[name].append((weights.max(axis=1) / weights.sum(axis=1)).mean())
 lesson.show(plot.curves([("weight of the strongest key", strongest)], widths, "d"))
+lesson.outcome(", ".join(f"{shares[-1]:.2f} {name}" for name, shares in strongest.items()))
 
 # %% [markdown]
 # Without the root, a wide network begins by taking one token at random and ignoring the others.
@@ -188,7 +189,7 @@ checks.attention(my_attention)
 # add to what came in. Blocks are stacked.
 
 # %%
-np.testing.assert_allclose(spread, np.sqrt(widths), rtol=0.03)
+lesson.agree(spread, np.sqrt(widths), rtol=0.03)
 lesson.expect("strongest of 16, d = 256, without", strongest["without the root"][-1], 0.8, 1.0)
 lesson.expect("the same with the root", strongest["with it"][-1], 0.2, 0.35)
 lesson.source(Attention.project)
@@ -221,7 +222,7 @@ def shuffle(images, order):
 
 
 moved = shuffle(images[:8], order)
-np.testing.assert_allclose(run(bag, moved), run(bag, images[:8]), atol=1e-4)
+lesson.agree(run(bag, moved), run(bag, images[:8]), atol=1e-4)
 difference = np.abs(np.asarray(run(vit, moved) - run(vit, images[:8]))).max()
 lesson.expect("largest difference with positions", difference, 0.1, 10)
 
@@ -369,7 +370,7 @@ def right(namer, images, labels):
 
 
 namers = {"with positions": learn(1.0), "a bag": learn(0.0)}
-assert namers["a bag"].places == 0
+lesson.claim(namers["a bag"].places == 0)
 scores = {who: np.asarray(right(namer, asked["image"], asked["labels"]))
           for who, namer in namers.items()}  # fmt: skip
 lesson.show(draw.accuracies(scores, tasks, [1 / 8, 1 / 3, 1 / 4]))
@@ -395,7 +396,7 @@ for task, value, low, high in zip(tasks, as_bag, (0.93, 0.75, 0.2), (1, 0.96, 0.
 # %%
 mixed = shuffle(asked["image"], order)
 after = {who: np.asarray(right(namer, mixed, asked["labels"])) for who, namer in namers.items()}
-np.testing.assert_allclose(after["a bag"], scores["a bag"], atol=0.01)
+lesson.agree(after["a bag"], scores["a bag"], atol=0.01)
 sure = after["with positions"][0]
 lesson.expect("subject in shuffled pictures, with positions", sure, 0.4, 0.95, trained=True)
 
@@ -444,8 +445,8 @@ lesson.expect("subject in shuffled pictures, with positions", sure, 0.4, 0.95, t
 
 # %%
 # The numbers of the quiz.
-assert ViTConfig(image_size=224, patch=32).tokens == 7 * 7 + 1 == 50
-assert ViTConfig(image_size=224, patch=16).tokens == 197
-np.testing.assert_allclose((197 / 50) ** 2, 15.5, atol=0.05)
+lesson.claim(ViTConfig(image_size=224, patch=32).tokens == 7 * 7 + 1 == 50)
+lesson.claim(ViTConfig(image_size=224, patch=16).tokens == 197)
+lesson.agree((197 / 50) ** 2, 15.5, atol=0.05)
 alike = attention(q[:1, :4, None], jnp.ones((1, 4, 1, 256)), k[:1, :4, None])
-np.testing.assert_allclose(alike[0, :, 0], jnp.tile(k[0, :4].mean(axis=0), (4, 1)), atol=1e-5)
+lesson.agree(alike[0, :, 0], jnp.tile(k[0, :4].mean(axis=0), (4, 1)), atol=1e-5)

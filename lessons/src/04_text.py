@@ -53,6 +53,7 @@ word_list = sorted({word for s in sentences for word in s.split()})
 counts = np.array([[s.split().count(w) for w in word_list] for s in sentences], np.float32)
 counted = np.asarray(cosine_similarity(counts, counts))
 lesson.show(draw.matrices([("words in common", counted)], sentences, numbers=True, size=3.4))
+lesson.outcome(f"{counted[0, 1]:.2f} to the cap, {counted[0, 3]:.2f} to the scarf")
 
 # %% [markdown]
 # Neither: both cells say 0.9. To whoever counts, two words are the same or they are not, and no two
@@ -106,6 +107,7 @@ for _ in range(3):
     spelled = {word: tokenizer.join(symbols, best) for word, symbols in spelled.items()}
     learned.append(best)
     print(f"{pairs[best]} x {' + '.join(best)}:", *map("|".join, spelled.values()))
+lesson.outcome(" + ".join(learned[0]))
 
 # %% [markdown]
 # After three merges "cat" and "hat" are one token each, while "bat" is `b` and `at`. The list of
@@ -116,11 +118,13 @@ for _ in range(3):
 # byte, every byte at the end of a word, and two special tokens.
 
 # %%
-assert learned == [("a", "t</w>"), ("c", "at</w>"), ("h", "at</w>")]
-assert tuple(learned) == tokenizer.learn_merges([text], 3)  # the module's, made for many words
-np.testing.assert_allclose(counted[0, 1], 6 / 7, rtol=1e-5)  # hat and cap
-np.testing.assert_allclose(counted[0, 3], 6 / 7, rtol=1e-5)  # hat and scarf
-np.testing.assert_allclose(counted[4, 5], counted[4, 6], rtol=1e-5)  # red, blue; cat, kitty
+lesson.claim(learned == [("a", "t</w>"), ("c", "at</w>"), ("h", "at</w>")])
+lesson.claim(
+    tuple(learned) == tokenizer.learn_merges([text], 3)
+)  # the module's, made for many words
+lesson.agree(counted[0, 1], 6 / 7, rtol=1e-5)  # hat and cap
+lesson.agree(counted[0, 3], 6 / 7, rtol=1e-5)  # hat and scarf
+lesson.agree(counted[4, 5], counted[4, 6], rtol=1e-5)  # red, blue; cat, kitty
 captions = some_captions(SceneSource())
 rows = []
 for merges in (0, 20, 60, 510):
@@ -130,7 +134,7 @@ for merges in (0, 20, 60, 510):
     rows.append((f"{len(learned.merges)} merges", [token_of[i] for i in cut]))
 lesson.show(draw.pieces(rows))
 print(learned.size, "tokens;", [len(row) for _, row in rows], "pieces")
-assert [len(row) for _, row in rows] == [32, 24, 20, 11]
+lesson.claim([len(row) for _, row in rows] == [32, 24, 20, 11])
 
 # %% [markdown]
 # Each box is a token. After 20 merges "wearing", which many captions have, is one token.
@@ -142,7 +146,7 @@ assert [len(row) for _, row in rows] == [32, 24, 20, 11]
 for word in ("zebra", "hatless", "naïve"):
     ids = learned.encode(word)
     print(word, "->", [token_of[i] for i in ids], "->", learned.decode(ids))
-    assert learned.decode(ids) == word and len(ids) > 1
+    lesson.claim(learned.decode(ids) == word and len(ids) > 1)
 
 # %% [markdown]
 # (The ï of "naïve" is two bytes, shown by two stand-ins.) A network wants rows of one length. So a
@@ -151,7 +155,7 @@ for word in ("zebra", "hatless", "naïve"):
 # %%
 ids = learned(["a red cat", "a small red cat wearing a hat"], 10)
 print(ids)
-assert ids[0, 0] == learned.start and ids[0, 4] == learned.end and not ids[0, 5:].any()
+lesson.claim(ids[0, 0] == learned.start and ids[0, 4] == learned.end and not ids[0, 5:].any())
 
 # %% [markdown]
 # ## Read: only what came before
@@ -186,7 +190,7 @@ checks.causal_mask(my_causal_mask)
 # %%
 mask = TextTransformer.mask(jnp.zeros((1, 4), int))[0, 0]
 shares = jax.nn.softmax(jnp.where(mask, 0.0, -jnp.inf), axis=1)
-np.testing.assert_allclose(shares[2], [1 / 3, 1 / 3, 1 / 3, 0], atol=1e-6)
+lesson.agree(shares[2], [1 / 3, 1 / 3, 1 / 3, 0], atol=1e-6)
 print(np.round(np.asarray(shares), 2))
 
 # %% [markdown]
@@ -205,11 +209,11 @@ panels += [(f"attention, layer {i + 1}", stages[f"attention.{i}"][0].mean(0)) fo
 lesson.show(draw.matrices([(name, np.asarray(values)) for name, values in panels],
                           ["start", *sentence.split(), "end"], size=3))  # fmt: skip
 for name, values in panels[1:]:
-    assert not np.triu(values, k=1).any()  # nothing from what comes later
-    np.testing.assert_allclose(values.sum(1), 1, rtol=1e-5)  # each row shares out 1
+    lesson.claim(not np.triu(values, k=1).any())  # nothing from what comes later
+    lesson.agree(values.sum(1), 1, rtol=1e-5)  # each row shares out 1
 last_rows = [np.argsort(-np.asarray(values[-1])) for _, values in panels[1:]]
 if WHOSE == "reference":
-    assert last_rows[0][0] == 7 and set(last_rows[1][:2]) == {3, 4}  # hat; red and cat
+    lesson.claim(last_rows[0][0] == 7 and set(last_rows[1][:2]) == {3, 4})  # hat; red and cat
 
 # %% [markdown]
 # A row is a token that looks, a column what it looks at, bright is much (the mean over four heads).
@@ -226,8 +230,8 @@ one = read(tower, jnp.asarray(words(["a small red cat wearing a hat"], 9)))
 other = read(tower, jnp.asarray(words(["a small red star wearing a hat"], 9)))
 change = np.abs(one - other).max(axis=2)[0]
 print("largest change of each token's state:", np.round(change, 2))
-assert (change[:4] == 0).all()  # start, a, small, red: not by a single bit
-assert (change[4:] > 0.1).all()
+lesson.claim((change[:4] == 0).all())  # start, a, small, red: not by a single bit
+lesson.claim((change[4:] > 0.1).all())
 
 # %% [markdown]
 # ## Pool: one vector at the end
@@ -271,8 +275,8 @@ for context in (8, 12, 16):
     states = read(tower, ids)
     at_end.append(tower.pool(states, ids)[0])
     at_last.append(states[0, -1])
-np.testing.assert_allclose(at_end[1], at_end[0], atol=1e-4)
-np.testing.assert_allclose(at_end[2], at_end[0], atol=1e-4)
+lesson.agree(at_end[1], at_end[0], atol=1e-4)
+lesson.agree(at_end[2], at_end[0], atol=1e-4)
 moved = np.abs(at_last[2] - at_last[0]).max()
 lesson.expect("the fault: change by 8 more zeros", moved, 0.1, 10)
 
@@ -397,6 +401,7 @@ losses = {name: curve for name, (curve, _) in found.items()}
 losses["log 2"] = [np.log(2)] * len(losses["neither"])
 lesson.show(plot.curves([("loss", losses)], np.arange(5, until + 1, 5), "step"))
 right = {name: share for name, (_, share) in found.items()}
+lesson.outcome(", ".join(f"{share:.0%} with {name}" for name, share in right.items()))
 lesson.expect("right with places and mask", right["places and mask"], 0.98, 1, trained=True)
 lesson.expect("right with the mask alone", right["mask alone"], 0.98, 1, trained=True)
 lesson.expect("right with neither", right["neither"], 0.35, 0.65, trained=True)
@@ -454,6 +459,6 @@ lesson.expect("right with neither", right["neither"], 0.35, 0.65, trained=True)
 
 # %%
 # The claims of the quiz.
-assert len(learned.encode("hatless")) == 5
+lesson.claim(len(learned.encode("hatless")) == 5)
 starts = read(tower, jnp.asarray(words(sentences, 9)))[:, 0]
-np.testing.assert_allclose(starts, np.tile(starts[:1], (len(sentences), 1)), atol=1e-5)
+lesson.agree(starts, np.tile(starts[:1], (len(sentences), 1)), atol=1e-5)

@@ -73,7 +73,7 @@ untrained = init(jax.random.key(0), towers)
 for name in ("image", "image_projection", "text", "text_projection"):
     print(f"{name:17s}{count_parameters(getattr(untrained, name)):9,} numbers")
 print("log_scale is one number:", untrained.log_scale)
-assert untrained.image_projection.weight.shape == (preset.width, preset.embedding)
+lesson.claim(untrained.image_projection.weight.shape == (preset.width, preset.embedding))
 
 # %% [markdown]
 # ## The cosine, scaled
@@ -115,6 +115,7 @@ cosines = np.array([0.8, 0.5, 0.3, 0.0])
 chances = {s: np.exp(s * cosines) / np.exp(s * cosines).sum() for s in (1, 14.3, 100)}
 for scale, values in chances.items():
     print(f"scale {scale:5}: ", np.round(values, 3))
+lesson.outcome(f"{chances[1][0]:.2f}")
 
 # %% [markdown]
 # 0.36, not much more than the others. A cosine ends at 1, so a softmax of cosines can never be
@@ -130,9 +131,9 @@ for scale, values in chances.items():
 # %%
 N = 256
 first = [values[0] for values in chances.values()]
-np.testing.assert_allclose(first, [0.358, 0.986, 1.0], atol=5e-4)
-np.testing.assert_allclose(math.log(1 + 255 * math.exp(-2)), 3.57, atol=0.005)
-np.testing.assert_allclose(math.log(N), 5.55, atol=0.005)
+lesson.agree(first, [0.358, 0.986, 1.0], atol=5e-4)
+lesson.agree(math.log(1 + 255 * math.exp(-2)), 3.57, atol=0.005)
+lesson.agree(math.log(N), 5.55, atol=0.005)
 
 # %% [markdown]
 # So the scale is learned with everything else. It begins at $1/0.07 = 14.3$. The 0.07 is called the
@@ -279,6 +280,7 @@ panels = [
 ]
 lesson.show(plot.curves(panels, steps, "step"))
 half = steps[np.argmax(np.array(column["to text"]) >= 0.5)]
+lesson.outcome(f"{half} steps")
 lesson.expect("half are found at step", half, 30, 70, trained=True)
 lesson.expect("loss in steps 11 to 20", column["loss"][:2][-1], 4, 5.4, trained=True)
 lesson.expect("least scale", min(column["scale"]), 13.5, 14.29, trained=True)
@@ -363,7 +365,8 @@ lesson.show(plot.similarity_matrices(panels))
 for name in recall:
     print(f"{name:14s} loss {last_loss[name]:.2f}, spread of the cosines {spread[name]:.2f}")
 print(f"log N {math.log(128):.2f}")
-assert last_loss["frozen at 1"] > math.log(1 + 127 * math.exp(-2)) > 2.89
+lesson.outcome(", ".join(f"{found:.0%} {name}" for name, found in recall.items()))
+lesson.claim(last_loss["frozen at 1"] > math.log(1 + 127 * math.exp(-2)) > 2.89)
 lesson.expect("recall, learned", recall["learned"], 0.33, 0.65, trained=True)
 lesson.expect("recall, frozen at 1", recall["frozen at 1"], 0.08, 0.32, trained=True)
 lesson.expect("recall, frozen at 100", recall["frozen at 100"], 0.28, 0.62, trained=True)
@@ -421,4 +424,4 @@ lesson.expect("spread of cosines at 1, over that at 100", spreads, 2, 20, traine
 
 # %%
 # The number of the quiz.
-np.testing.assert_allclose(math.log(64), 4.16, atol=0.005)
+lesson.agree(math.log(64), 4.16, atol=0.005)

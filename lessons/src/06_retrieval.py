@@ -84,7 +84,7 @@ lesson.show(draw.circle(labels, points))
 scaled = np.exp([4.0, 4.8, -4.0])
 by_hand = scaled / scaled.sum()
 print(by_hand.round(4))
-np.testing.assert_allclose(by_hand, [0.3100, 0.6899, 0.0001], atol=1e-4)
+lesson.agree(by_hand, [0.3100, 0.6899, 0.0001], atol=1e-4)
 
 # %% [markdown]
 # ### Exercise 6.1 · Classify with words (★, 5 minutes)
@@ -113,7 +113,7 @@ lesson.source(retrieval.zero_shot)
 found = retrieval.zero_shot(
     points.astype(np.float32), jnp.float32(list(labels.values())), np.log(5)
 )
-np.testing.assert_allclose(found[0], by_hand, atol=1e-4)
+lesson.agree(found[0], by_hand, atol=1e-4)
 
 # %% [markdown]
 # ## A classifier made of sentences
@@ -132,6 +132,7 @@ chances = np.asarray(retrieval.zero_shot(embedded, subject_labels, log_scale))
 sentences = [f"a picture of a {word}" for word in SUBJECTS]
 lesson.show(plot.probabilities(images[:3], sentences, chances[:3]))
 right = np.mean(chances.argmax(axis=1) == subject)
+lesson.outcome(f"{right:.1%}")
 lesson.expect("zero-shot accuracy", right, 0.97, 1.0)
 lesson.expect("how sure it is, in the mean", chances.max(axis=1).mean(), 0.95, 1.0)
 
@@ -144,7 +145,7 @@ lesson.expect("how sure it is, in the mean", chances.max(axis=1).mean(), 0.95, 1
 
 # %%
 cold = np.asarray(retrieval.zero_shot(embedded, subject_labels, 0.0))  # exp(0) = 1
-assert (cold.argmax(axis=1) == chances.argmax(axis=1)).all()
+lesson.claim((cold.argmax(axis=1) == chances.argmax(axis=1)).all())
 lesson.expect("scale", np.exp(log_scale), 15, 40)
 lesson.expect("how sure it is with a scale of 1", cold.max(axis=1).mean(), 0.15, 0.25)
 
@@ -161,6 +162,7 @@ print("never seen:", encoder.unfamiliar([*strange, *SUBJECTS]))
 strange_labels = retrieval.label_embeddings(encoder.texts, strange)
 guesses = np.asarray(retrieval.zero_shot(embedded, strange_labels, log_scale))
 lesson.show(plot.probabilities(images[:3], strange, guesses[:3]))
+lesson.outcome(f"{guesses.max(axis=1).mean():.0%} for the likeliest word, in the mean")
 
 # %% [markdown]
 # It is far from sharing the chances out evenly. A softmax answers "which of *these*?", never "any
@@ -250,6 +252,7 @@ words, cosines = exam.name_difference(encoder, bare, hatted)
 title = f"man with hat - man, among {len(exam.VOCABULARY)} words"
 lesson.show(plot.arithmetic(bare, hatted, words, cosines, title))
 result = exam.hat_arithmetic(encoder, 0, count=lesson.pick(smoke=5, cpu=50))
+lesson.outcome(f"{words[0]} first, then {words[1]}")
 lesson.expect(
     "pairs with hat or cap in first place", np.mean(np.array(result["ranks"]) == 1), 0.9, 1
 )
@@ -342,6 +345,8 @@ lesson.show(draw.few_shot(counts, panels, words_alone))
 
 # %%
 clip_curve, pixel_curve = panels["eight subjects"].values()
+enough = [n for n, score in zip(counts, clip_curve, strict=True) if score >= right - 0.01]
+lesson.outcome(f"{min(enough, default='more')} of each; with pixels {pixel_curve[-1]:.0%} after 64")
 lesson.expect("subjects, 1 example each", clip_curve[0], 0.5, 0.85)
 lesson.expect("subjects, 16 examples each", clip_curve[2], 0.97, 1.0)
 lesson.expect("subjects, 64 examples each, pixels", pixel_curve[3], 0.7, 0.92)
@@ -373,6 +378,7 @@ picture = exam.pictures(encoder, pairs)
 two = encoder.images(picture), encoder.texts(captions)
 lesson.show(plot.probabilities(picture, captions, np.asarray(retrieval.zero_shot(*two, log_scale))))
 result = [exam.binding(encoder, seed, 500) for seed in (0, 1)]
+lesson.outcome(f"{np.mean(result):.0%}")
 
 # %% [markdown]
 # Chance. It knows *that* there is red and blue, cat and star, and not which belongs to which: this

@@ -78,7 +78,7 @@ eps = jnp.array([0.5, 1.0, -1.0, 2.0])
 beta = 0.36
 after = jnp.sqrt(1 - beta) * x + jnp.sqrt(beta) * eps
 print(after)
-np.testing.assert_allclose(after, [1.1, -0.2, -0.2, 1.2], atol=1e-6)  # 0.8 x + 0.6 eps
+lesson.agree(after, [1.1, -0.2, -0.2, 1.2], atol=1e-6)  # 0.8 x + 0.6 eps
 lesson.expect("variance of the scenes", images.var(), 0.25, 0.35)
 lesson.expect("after 1000 steps", film[-1].var(), 0.93, 1.07)
 
@@ -172,8 +172,8 @@ curves = {"linear": linear_schedule().alpha_bar, "cosine": cosine_schedule().alp
 lesson.show(draw.lines(np.arange(1000), curves, "t", r"$\bar\alpha_t$", level=0.5))
 half = {name: int(np.argmax(np.asarray(curve) < 0.5)) for name, curve in curves.items()}
 print("half of the variance is gone at t =", half)
-assert half == {"linear": 259, "cosine": 496}
-assert all(float(curve[-1]) < 1e-4 for curve in curves.values())  # both end in noise
+lesson.claim(half == {"linear": 259, "cosine": 496})
+lesson.claim(all(float(curve[-1]) < 1e-4 for curve in curves.values()))  # both end in noise
 
 # %% [markdown]
 # The linear schedule has lost half of the variance at $t = 259$, the cosine at 496: on small images
@@ -206,6 +206,7 @@ end = paths[:, -1, 0]  # one coordinate is enough
 targets = {"the total": end - paths[:, 0, 0], "the last step": end - paths[:, -2, 0]}
 r2 = [float(np.corrcoef(end, target)[0, 1] ** 2) for target in targets.values()]
 lesson.show(draw.explained(end, targets, r2))
+lesson.outcome(f"{r2[0]:.2f} for the total, {r2[1]:.3f} for the last step")
 
 # %% [markdown]
 # The end says nearly everything about the total and next to nothing about the last step. The exact
@@ -219,7 +220,7 @@ n = np.arange(1, 201)
 whole = 1 + n * spread**2
 curves = {"the total": n * spread**2 / whole, "the last step": spread**2 / whole}
 lesson.show(draw.lines(n, curves, "steps of the walk", "R² of the best guess"))
-np.testing.assert_allclose([curve[99] for curve in curves.values()], [0.9, 0.009])
+lesson.agree([curve[99] for curve in curves.values()], [0.9, 0.009])
 slopes = [np.dot(end, target) / np.dot(end, end) for target in targets.values()]
 lesson.expect("best guess of the total, over the end", slopes[0], 0.88, 0.92)
 lesson.expect("best guess of the last step, over the end", slopes[1], 0.004, 0.014)
@@ -392,6 +393,6 @@ lesson.expect("variance there", curves["without the root"][lowest], 0.75, 0.7501
 
 # %%
 # The numbers of the quiz.
-assert 0.5 * 0.5 == 0.25
+lesson.claim(0.5 * 0.5 == 0.25)
 lesson.expect("root of the last alpha_bar", schedule.alpha_bar[-1] ** 0.5, 0.006, 0.0065)
 lesson.expect("an error of 0.01 becomes", 0.01 / schedule.alpha_bar[-1] ** 0.5, 1.5, 1.7)

@@ -79,6 +79,9 @@ def grain(images):
 
 
 print("grain:", {name: round(float(grain(images)), 3) for name, images in panels})
+cleaner = min(panels, key=lambda panel: grain(panel[1]))[0]
+varied = max(panels, key=lambda panel: to_the_next(panel[1]))[0]
+lesson.outcome(f"{cleaner} is cleaner, {varied} more varied")
 lesson.expect("grain, A over B", grain(panels[0][1]) / grain(panels[1][1]), 0.2, 0.7, trained=True)
 a, b = (to_the_next(images) for _, images in panels)
 lesson.expect("distance to the most similar picture, A over B", a / b, 0.0, 0.4, trained=True)
@@ -132,7 +135,7 @@ lesson.show(draw.best_guess(*points, (places, curve), "$x_t$ at t = 300", "eps",
 for low in (-1.5, -0.5, 0.0, 0.5, 1.5):
     inside = (xt > low - 0.1) & (xt < low + 0.1)
     difference = jnp.mean(eps - ideal(xt, ts), where=inside)
-    assert abs(float(difference)) < 0.15
+    lesson.claim(abs(float(difference)) < 0.15)
 
 # %% [markdown]
 # Two bands, one for each mode. Between them a point may belong to either, and the best guess, a mean,
@@ -152,11 +155,11 @@ for low in (-1.5, -0.5, 0.0, 0.5, 1.5):
 
 # %%
 short = Schedule.from_beta(np.array([0.36, 0.4375]))
-np.testing.assert_allclose(short.alpha_bar, [0.64, 0.36], rtol=1e-6)
+lesson.agree(short.alpha_bar, [0.64, 0.36], rtol=1e-6)
 four, noise4 = jnp.array([[1.0, -1.0, 0.5, 0.0]]), jnp.array([[0.8, -0.8, 0.0, 1.6]])
 found = (four - 0.4375 / 0.8 * noise4) / 0.75
 print(found)
-np.testing.assert_allclose(found, [[0.75, -0.75, 2 / 3, -7 / 6]], rtol=1e-5)
+lesson.agree(found, [[0.75, -0.75, 2 / 3, -7 / 6]], rtol=1e-5)
 
 # %% [markdown]
 # ### Exercise 8.1 · The mean (★, 5 minutes)
@@ -196,7 +199,7 @@ twos = jnp.full(20_000, 2)
 beyond = before - sampling.reverse_mean(ten, now, twos, knows(now, twos))
 small, large = (float(sampling.reverse_variance(ten, twos[:1], v)[0]) for v in ("small", "large"))
 print(f"variance around the curve {beyond.var():.3f}, small {small:.3f}, large (beta) {large:.3f}")
-assert small < float(beyond.var()) < large
+lesson.claim(small < float(beyond.var()) < large)
 
 # %% [markdown]
 # The curve is right, and no point has to be on it: from one $x_2$ many $x_1$ are possible. Whoever
@@ -268,10 +271,10 @@ ours = sampling.ddpm_sample(key, ideal, schedule, (1000, 1))  # the module's sam
 # %%
 lesson.expect("spread of the modes, with", np.abs(with_noise[-1]).std(), 0.093, 0.107)
 lesson.expect("spread of the modes, without", np.abs(without[-1]).std(), 0.009, 0.015)
-np.testing.assert_allclose(ours[:, 0], with_noise[-1], atol=1e-4)
+lesson.agree(ours[:, 0], with_noise[-1], atol=1e-4)
 unit = Ideal(schedule, jnp.zeros((1, 1)), 1.0)
 shrunk = walk_back(only_the_mean, unit, count=100)
-np.testing.assert_allclose(shrunk[-1] / shrunk[0], schedule.alpha_bar[-1] ** 0.5, rtol=1e-3)
+lesson.agree(shrunk[-1] / shrunk[0], schedule.alpha_bar[-1] ** 0.5, rtol=1e-3)
 lesson.expect("what is left of x", shrunk[-1, 0] / shrunk[0, 0], 0.00634, 0.00637)
 
 # %% [markdown]
@@ -359,6 +362,7 @@ made = {
 lesson.show(draw.plane([(name, np.asarray(points)) for name, points in made.items()], modes))
 modes_found = {name: nearest(points)[1] for name, points in made.items()}
 print("clouds found:", modes_found)
+lesson.outcome(f"{modes_found['DDPM without its noise']} of {len(modes)}")
 
 # %% [markdown]
 # One. All thousand points end in the same cloud, near the middle of the data, and as sharply as you like.
@@ -370,7 +374,7 @@ print("clouds found:", modes_found)
 # its own start. `eta` brings fresh noise back into DDIM: 0 is none, 1 as much as DDPM has.
 
 # %%
-assert modes_found == {"DDPM": 40, "DDPM without its noise": 1, "DDIM, 100 steps": 40}
+lesson.claim(modes_found == {"DDPM": 40, "DDPM without its noise": 1, "DDIM, 100 steps": 40})
 counts = lesson.pick(smoke=(2, 4, 5), cpu=(10, 20, 50))
 some, schedule16 = model.denoiser([""] * 8), model.schedule
 ddim = {}
@@ -392,7 +396,7 @@ same = apart((counts[1], 0.0), (counts[2], 0.0))
 other = apart((counts[1], 1.0), (counts[2], 1.0))
 lesson.expect("20 and 50 steps, eta 0, over eta 1", same / other, 0.0, 0.5, trained=True)
 again = sampling.ddim_sample(key, some, schedule16, (8, 16, 16, 3), steps=counts[0], eta=0.0)
-np.testing.assert_array_equal(again, ddim[counts[0], 0.0])  # the same key, the same picture
+lesson.agree(again, ddim[counts[0], 0.0])  # the same key, the same picture
 grains = [float(grain(np.asarray(ddim[count, 0.0]))) for count in counts]
 print("grain:", {count: round(value, 3) for count, value in zip(counts, grains, strict=True)})
 lesson.expect("grain, 50 steps over 10", grains[2] / grains[0], 1.0, 1.6, trained=True)
@@ -446,7 +450,7 @@ right, faulty = (walk_back(step, point)[-1] for step in (sampling.reverse_step, 
 lesson.show(
     lines(np.arange(100), {"fault": faulty[:100], "right": right[:100]}, "sample", "its value")
 )
-np.testing.assert_allclose(right, 0.7, atol=1e-5)
+lesson.agree(right, 0.7, atol=1e-5)
 lesson.expect("spread with the fault", faulty.std(), 0.0093, 0.0107)
 
 # %% [markdown]
@@ -478,7 +482,7 @@ for method in ("euler", "heun", "dpm++"):
 lesson.show(lines(counts, errors, "steps", "error of the end", log=True))
 euler = sampling.ddim_sample(key, normal, schedule, (500, 1), steps=20)
 same = ode_sample(key, normal, schedule, (500, 1), method="euler", steps=20)
-np.testing.assert_allclose(euler, same, atol=1e-3)
+lesson.agree(euler, same, atol=1e-3)
 lesson.expect(
     "80 steps, Euler's error over DPM-Solver++'s", errors["euler"][-1] / errors["dpm++"][-1], 4, 7
 )
@@ -531,6 +535,6 @@ lesson.expect(
 
 # %%
 # The numbers of the quiz.
-assert round(0.81**0.5, 6) == 0.9
-assert round(0.9**10, 2) == 0.35
-assert round(0.01 / (2 / 255), 1) == 1.3
+lesson.claim(round(0.81**0.5, 6) == 0.9)
+lesson.claim(round(0.9**10, 2) == 0.35)
+lesson.claim(round(0.01 / (2 / 255), 1) == 1.3)

@@ -102,7 +102,7 @@ checks.join_skip(my_join_skip)
 # it is told the time.
 
 # %%
-np.testing.assert_allclose(spreads, [1, 0.5, 0.25, 0.125], rtol=0.03)
+lesson.agree(spreads, [1, 0.5, 0.25, 0.125], rtol=0.03)
 lesson.source(blocks.ResBlock.__call__)
 
 # %% [markdown]
@@ -136,7 +136,7 @@ checks.normalize_groups(my_normalize_groups)
 t = np.arange(0, 1000, 5)
 told = np.asarray(time_embedding(jnp.asarray(t), 32))
 lesson.show(draw.waves(told, t, compared=[100, 500]))
-np.testing.assert_allclose(np.square(told).sum(axis=1), 16, rtol=1e-5)  # 16 times sin² + cos²
+lesson.agree(np.square(told).sum(axis=1), 16, rtol=1e-5)  # 16 times sin² + cos²
 
 # %% [markdown]
 # Left: fast waves tell neighbours apart, slow ones early from late. Right: every $t$ is like itself and
@@ -195,10 +195,10 @@ checks.count_resblocks(my_count_resblocks)
 
 # %%
 counts = layouts.count_blocks(stable)
-assert (counts["input"], counts["middle"], counts["output"]) == (12, 1, 12)
-assert (counts["resblocks"], counts["attention"]) == (22, 16)
-assert (17 * 4, 17 * 2) == (68, 34)
-assert len(stable.channels) * (2 * stable.blocks + 1) + 2 == counts["resblocks"]
+lesson.claim((counts["input"], counts["middle"], counts["output"]) == (12, 1, 12))
+lesson.claim((counts["resblocks"], counts["attention"]) == (22, 16))
+lesson.claim((17 * 4, 17 * 2) == (68, 34))
+lesson.claim(len(stable.channels) * (2 * stable.blocks + 1) + 2 == counts["resblocks"])
 
 # %% [markdown]
 # ## Train it
@@ -247,7 +247,7 @@ names = {
 }
 still = [name for name, size in names.items() if size < 1e-6 and ".key.bias" not in name]
 print(f"{len(names)} arrays, {count_parameters(unet):,} numbers; not moved: {still}")
-assert still == []
+lesson.claim(still == [])
 
 # %% [markdown]
 # ## A filmstrip
@@ -321,6 +321,8 @@ asked = np.arange(25, 1000, 50)
 whole = by_t(unet)
 both = {"of the noise": whole[:, 0], "of the image": whole[:, 1]}
 lesson.show(lines(asked, both, "t", "mean squared error", log=True))
+worst = {name: asked[values.argmax()] for name, values in both.items()}
+lesson.outcome(", ".join(f"the error {name} is largest at t = {t}" for name, t in worst.items()))
 
 # %% [markdown]
 # The two lines cross. Near the image there is little noise, hard to tell from the picture, and no harm
@@ -487,7 +489,7 @@ lesson.expect(
 
 # %%
 # The numbers of the quiz.
-assert 16**-0.5 == 0.25
-assert 3 * 2 + 2 + 3 * (2 + 1) == 17
+lesson.claim(16**-0.5 == 0.25)
+lesson.claim(3 * 2 + 2 + 3 * (2 + 1) == 17)
 near = float(jnp.mean((noising.add_noise(schedule, test, jnp.full(256, 950), eps) - eps) ** 2))
 lesson.expect("error of answering x_t at t = 950", near, 0.0, 0.01)

@@ -96,7 +96,7 @@ conditional = jnp.array([0.5, 0.4, -0.8, -0.2])
 for scale, wanted in ((0, unconditional), (1, conditional), (3, [0.5, 1.2, -0.4, -1.0])):
     guided = unconditional + scale * (conditional - unconditional)
     print(scale, guided)
-    np.testing.assert_allclose(guided, wanted, atol=1e-6)
+    lesson.agree(guided, wanted, atol=1e-6)
 
 # %% [markdown]
 # Where the two guesses agree (the first number) the scale does nothing. The paper counts from the
@@ -151,6 +151,8 @@ lesson.show(draw.clouds(panels, middles, spread))
 
 # %%
 inside = np.mean(np.linalg.norm(panels["scale 8"] - middles[0], axis=1) < 2 * spread)
+spreads = [np.std(panels[f"scale {scale}"][:, 1]) for scale in (1, 8)]
+lesson.outcome(f"{inside:.0%} in the circle, spread {spreads[1]:.2f} against {spreads[0]:.2f}")
 lesson.expect("scale 8: share inside the circle", inside, 0.0, 0.2)
 for name, low, high, least, most in (
     ("scale 1", 0.95, 1.1, 0.36, 0.42),
@@ -205,7 +207,7 @@ def variety(scale):
             for f, name in enumerate(FACTORS) if name in ("colour", "background")}  # fmt: skip
 
 
-assert bits([0, 1, 2, 3, 4, 5, 6, 7]) == 3
+lesson.claim(bits([0, 1, 2, 3, 4, 5, 6, 7]) == 3)
 varied = [variety(scale) for scale in scales]
 faithful = {"test prompts met whole": [found["all"] for found in numbers]}
 bits_by_name = {name: [found[name] for found in varied] for name in varied[0]}
@@ -319,6 +321,8 @@ for negative in ("", "in the snow", "a red cat"):
     places[negative] = share
     rows.append((f"not: {negative or '-'}", made[:8]))
 lesson.show(plot.strips(rows, title="a cat"))
+now = places["in the snow"]
+lesson.outcome(f"{now['snow']:.0%} in the snow, {now['night']:.0%} at night")
 
 # %%
 some = lesson.pick(smoke=0.0, cpu=0.05)
@@ -454,6 +458,4 @@ lesson.expect("prompts met, exchanged", met["exchanged"], 0.0, 0.13)
 # %%
 # The fourth answer of the quiz: the paper's formula with w = 2 is ours with s = 3.
 w, given, without = 2.0, jnp.array([0.4, -0.8]), jnp.array([0.0, -1.0])
-np.testing.assert_allclose(
-    (1 + w) * given - w * without, without + 3 * (given - without), atol=1e-6
-)
+lesson.agree((1 + w) * given - w * without, without + 3 * (given - without), atol=1e-6)

@@ -188,6 +188,13 @@ clip_x0 = Exercise(
             _within, _undivided
         ),
         "nothing was changed: this is eps as it came": lambda schedule, xt, t, eps: eps,
+        "this is the image that the guess implies: clip it, and go back to the noise": _kept(
+            lambda x0: x0, lambda schedule, xt, t, x0: x0
+        ),
+        "x_t was clipped: it is noisy, and only the image without noise lies in [-1, 1]": (
+            lambda schedule, xt, t, eps: _within(xt)
+        ),
+        "tanh bends numbers that are in range: jnp.clip leaves them": _kept(jnp.tanh),
     },
     written=_cut_off,
     traced=True,
@@ -216,7 +223,7 @@ def _score_guided(denoiser, score, schedule, xt, t, scale):
     return ClipGuided(denoiser, schedule, score, scale, limit=None)(xt, t)
 
 
-def _pushed(sign=-1.0, of="x0", to="xt", around=False, power=1):
+def _pushed(sign=-1.0, of="x0", to="xt", around=False, power=1, eps_times=lambda noise: 1.0):
     """A ``score_guided`` with something else in the place of each part."""
 
     def mistake(denoiser, score, schedule, xt, t, scale):
@@ -229,7 +236,7 @@ def _pushed(sign=-1.0, of="x0", to="xt", around=False, power=1):
 
         gradient = jax.grad(judged)(predict_x0(schedule, xt, t, eps) if to == "x0" else xt)
         noise = jnp.sqrt(1 - at(schedule.alpha_bar, t, xt)) ** power
-        return eps + sign * scale * noise * gradient
+        return eps_times(noise) * eps + sign * scale * noise * gradient
 
     return mistake
 
@@ -260,6 +267,10 @@ score_guided = Exercise(
             _pushed(around=True)
         ),
         "the noisy x_t was scored: score the image that it implies": _pushed(of="xt"),
+        "this is the push alone: add the guess of the denoiser": _pushed(eps_times=jnp.zeros_like),
+        "sqrt(1 - alpha_bar) belongs to the gradient alone: the guess of eps stays as it is": _pushed(
+            eps_times=lambda noise: noise
+        ),
     },
     written=_followed,
     traced=True,

@@ -80,6 +80,13 @@ descent_step = Exercise(
             lambda p, g, r: g
         ),
         "these are the steps: take them away from the parameters": _stepped(lambda p, g, r: r * g),
+        "these are the steps, downhill: add the parameters": _stepped(lambda p, g, r: -r * g),
+        "the step is the gradient times the rate: it is divided by the rate": _stepped(
+            lambda p, g, r: p - g / r
+        ),
+        "the parameters are multiplied with the rate as well: only the gradient is": _stepped(
+            lambda p, g, r: r * (p - g)
+        ),
         "the loss is the *mean* of the squares over all numbers, not their sum": _stepped(
             _down, lambda params, x, y: jnp.sum((Linear(**params)(x) - y) ** 2)
         ),

@@ -170,7 +170,7 @@ predict_x0 = Exercise(
     traced=True,
     hints=(
         "Write down what add_noise does, and solve it for x0.",
-        "xt = signal * x0 + noise * eps, so x0 = (xt - noise * eps) / signal.",
+        "add_noise made signal * x0 + noise * eps, so `x0 = (xt - noise * eps) / signal`.",
     ),
     level=2,
     # Near pure noise x0 is a small difference of large numbers, divided by sqrt(alpha_bar) = 0.006.

@@ -101,16 +101,18 @@ def rows(cases, mine, right, close, names) -> str | None:
                 told = [f"[{':, ' * axis}{i}]" for i in (bad if len(bad) <= len(good) else good)]
             more = ", ..." if len(told) > 4 else ""
             if len(bad) <= len(good):
-                pair = f"{_short(ms[bad[0]])}, wanted {_short(rs[bad[0]])}"
-                return f"right but for {', '.join(told[:4])}{more}: got {pair}"
+                pair = _farthest(ms[bad[0]], rs[bad[0]])
+                return f"right but for {', '.join(told[:4])}{more}: {pair}"
             return f"right for {', '.join(told[:4])}{more} alone"
         return None
     return None
 
 
-def _short(value: np.ndarray) -> str:
-    flat = np.ravel(value)
-    return f"{flat[0]:.4g}" if flat.size == 1 else f"{flat[0]:.4g}, ..."
+def _farthest(mine: np.ndarray | np.generic, right: np.ndarray | np.generic) -> str:
+    """The two numbers that differ most."""
+    mine, right = np.ravel(mine), np.ravel(right)
+    place = np.argmax(np.abs(mine - right))
+    return f"{'got' if mine.size == 1 else 'there is'} {mine[place]:.4g}, wanted {right[place]:.4g}"
 
 
 def whole_cases(cases, mine, right, close, names) -> str | None:
@@ -120,9 +122,9 @@ def whole_cases(cases, mine, right, close, names) -> str | None:
         return None
     bad = good.index(False)
     numbers = [
-        f"{name} = {value:.4g}"
+        f"{name} = {float(value):.4g}"
         for name, value in zip(names, cases[bad], strict=False)
-        if isinstance(value, int | float | np.number)
+        if isinstance(value, int | float) or (is_array(value) and value.ndim == 0)
     ]
     shapes = [
         f"{name} of shape {value.shape}"

@@ -34,6 +34,7 @@ def relation(
     parts = _parts(got, wanted)
     if parts is None:
         return None
+    cases, names = _unpacked(cases, names)
     wrong = {key: pair for key, pair in parts.items() if not all(map(close, *pair))}
     for key, (mine, right) in wrong.items():
         where = "" if key is None else f"{key}: "
@@ -53,9 +54,28 @@ def arguments_of(function: Callable) -> list[str]:
         return []
 
 
+def _unpacked(cases: Sequence[tuple], names: Sequence[str]) -> tuple[list[tuple], list[str]]:
+    """The entries of arguments that are dicts as arguments of their own."""
+    spread = [
+        [
+            pair
+            for name, value in zip(names, case, strict=False)
+            for pair in (
+                [(f"{name}[{key!r}]", entry) for key, entry in value.items()]
+                if isinstance(value, dict)
+                else [(name, value)]
+            )
+        ]
+        for case in cases
+    ]
+    return [tuple(v for _, v in pairs) for pairs in spread], [n for n, _ in spread[0]]
+
+
 def _parts(got: list, wanted: list) -> dict | None:
     """Answers with several parts, part by part."""
     first = wanted[0]
+    if not all(isinstance(g, type(first)) for g in got) and isinstance(first, dict | tuple):
+        return None
     if isinstance(first, dict):
         return {f"[{key!r}]": ([g[key] for g in got], [w[key] for w in wanted]) for key in first}
     if isinstance(first, tuple):
@@ -77,7 +97,12 @@ def _of_one(cases, got: list, wanted: list, close: Close, names: Sequence[str]) 
             said = say(cases, mine, right, close, names)
             if said:
                 return said
-    return None
+        if len(right) > 4 and all(r.ndim == 0 for r in right):  # what holds from case to case
+            for say in (_functions, _multiples, _cut):
+                said = say((), [np.stack(mine)], [np.stack(right)], close, names)
+                if said:
+                    return f"in all cases: {said}"
+        return whole_cases(cases, mine, right, close, names)
 
 
 def _all(close: Close, mine: list, right: list) -> bool:
@@ -114,10 +139,10 @@ def _of_infinite(mine: list, right: list) -> str | None:
     some = next(m for m in mine if not np.isfinite(m).all())
     if np.isnan(some).any():
         return (
-            "there is NaN in it: 0 divided by 0, infinity less infinity, or the root or the log of "
-            "a negative number"
+            "there is NaN in it: 0 divided by 0, infinity less infinity, the root or the log of a "
+            "negative number, or nan itself"
         )
-    return "there is an infinity in it: a division by 0, the log of 0, or an exp that overflows"
+    return "there is an infinity in it: a division by 0, the log of 0, an exp that overflows, or inf itself"
 
 
 def _arguments(cases, mine, right, close, names) -> str | None:
@@ -168,11 +193,17 @@ def _functions(cases, mine, right, close, names) -> str | None:
     return None
 
 
-def _bent(cases, mine, right, close, names) -> str | None:
-    """Cut off, or the right order of numbers that are not right."""
+def _cut(cases, mine, right, close, names) -> str | None:
     edges = [(m.min(), m.max()) for m in mine]
-    if _all(close, mine, [np.clip(r, *e) for r, e in zip(right, edges, strict=True)]):
+    kept = [(low < r) & (r < high) for r, (low, high) in zip(right, edges, strict=True)]
+    cut = [np.clip(r, *e) for r, e in zip(right, edges, strict=True)]
+    if any(map(np.any, kept)) and _all(close, mine, cut):
         return f"right, but cut off: nothing is below {edges[0][0]:.4g} or above {edges[0][1]:.4g}"
+    return None
+
+
+def _bent(cases, mine, right, close, names) -> str | None:
+    """The right order of numbers that are not right."""
     if any(np.unique(r).size < 4 for r in right):
         return None
     lines = [np.polyfit(r.ravel(), m.ravel(), 1) for m, r in zip(mine, right, strict=True)]
@@ -230,8 +261,8 @@ def _orders(cases, mine, right, close, names) -> str | None:
 
 
 SAYINGS = (
-    *(_arguments, _functions, _multiples, _orders, amounts, truth, counts, _bent),
-    *(rows, whole_cases),
+    *(_arguments, _functions, _multiples, _orders, amounts, truth, counts, _cut, _bent),
+    rows,
 )
 
 
