@@ -172,7 +172,7 @@ def learner(width=16, loss="clip"):
     return jax.jit(lambda key: init(key, config, loss), compiler_options=QUICK)(KEY)
 
 
-@pytest.mark.parametrize("loss", ["clip", "siglip"])
+@pytest.mark.parametrize("loss", ["clip", pytest.param("siglip", marks=pytest.mark.long)])
 def test_every_parameter_gets_a_gradient(loss):
     """Within three steps, element by element: of tokens and places the ones that occur.
 
@@ -226,7 +226,7 @@ class Always:
 jax.tree_util.register_dataclass(Always, ["content"], [])
 
 
-@pytest.mark.parametrize("loss", ["clip", "siglip"])
+@pytest.mark.parametrize("loss", ["clip", pytest.param("siglip", marks=pytest.mark.long)])
 def test_one_batch_is_learned_by_heart(loss):
     """16 pairs to a loss below 0.01: their captions all differ."""
     batch = jax.jit(lambda s: s.batch(0))(scenes(16))

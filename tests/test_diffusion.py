@@ -131,6 +131,7 @@ def test_guidance_leads_away_from_the_negative(told):
     assert np.abs(away - alone).max() > 1e-3
 
 
+@pytest.mark.long
 def test_pictures_of_what_else_can_be_done(told):
     figures = pictures(KEY, told, real_scenes(0, "test", 16, 3))
     assert set(figures) == {"filmstrip", "noise_on_off", "between", "inpainting", "clip_guided"}

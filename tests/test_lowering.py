@@ -39,7 +39,7 @@ def lower(function, *args):
     return exported
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.long)])
 def test_train_step(dtype):
     schedule, optimizer = cosine_schedule(), optax.adamw(1e-3)
 
@@ -120,7 +120,7 @@ def condition(batch):
     return Condition(jnp.zeros((batch, 5, 16)), jnp.zeros((batch, 16)))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.long)])
 def test_train_step_with_text(dtype):
     schedule, optimizer = cosine_schedule(), make_optimizer(10, 1e-2, kind="muon")
 

@@ -84,7 +84,7 @@ def test_it_sees_the_time():
         assert np.abs(out[a] - out[b]).max() > 1e-5  # little at the start, for blocks add little
 
 
-@pytest.mark.parametrize("kind", ["plain", "patches", "told"])
+@pytest.mark.parametrize("kind", ["plain", pytest.param("patches", marks=pytest.mark.long), "told"])
 def test_every_parameter_gets_a_gradient(kind):
     """Within three steps, element by element: from the very small initial weights too.
 
