@@ -142,8 +142,38 @@ def endless(symbols):
 )
 def test_how_numbers_are_related_is_a_sentence(got, told):
     wanted = normal(0, 4, 3)
-    case, close = (jnp.array([5, 7, 8, 9]),), lambda a, b: difference(a, b, "f") is None
+    case = (jnp.array([5, 7, 8, 9]),)
     assert told in relation([case], [got(wanted)], [wanted], close, ["t"])
+
+
+def close(a, b):
+    return difference(a, b, "f") is None
+
+
+def test_of_single_numbers_it_is_told_what_holds_from_case_to_case():
+    cases, wanted = [(x,) for x in range(6)], [0.5, -1.0, 2.0, 3.0, 0.0, 0.7]
+    cut = [min(max(w, 0.0), 1.0) for w in wanted]
+    told = relation(cases, cut, wanted, close, ["x"])
+    assert told == "in all cases: right, but cut off: nothing is below 0 or above 1"
+    tripled = relation(cases, [3 * w for w in wanted], wanted, close, ["x"])
+    assert tripled == "in all cases: everything is 3 times what it should be"
+    assert relation(cases[:2], [7.0, 8.0], wanted[:2], close, ["x"]) is None  # nothing lies between
+
+
+def test_entries_of_a_dict_are_arguments():
+    params, wanted = (
+        {"w": normal(0, 3, 2), "b": normal(1, 2)},
+        {"w": normal(2, 3, 2), "b": normal(3, 2)},
+    )
+    told = relation([(params,)], [{**wanted, "w": params["w"]}], [wanted], close, ["params"])
+    assert told == "only ['w'] is wrong: this is `params['w']` as it was given"
+    assert relation([(params,)], [params["w"]], [wanted], close, ["params"]) is None
+
+
+def test_rows_that_are_not_right_are_told_with_the_numbers_that_differ_most():
+    wanted = jnp.zeros((3, 4))
+    told = relation([()], [wanted.at[1].set(jnp.array([0, 0, 5, 1]))], [wanted], close, [])
+    assert told == "right but for row 1: there is 5, wanted 0"
 
 
 def test_what_a_function_raises_is_told_in_one_line():
