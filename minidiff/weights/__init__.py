@@ -15,6 +15,7 @@ from minidiff.weights.files import (
 )
 from minidiff.weights.pipeline import read_components
 from minidiff.weights.scheduler import read_scheduler, write_scheduler
+from minidiff.weights.text_encoder import load_text_encoder
 from minidiff.weights.unet import load_unet, save_unet
 from minidiff.weights.vae import load_vae, save_vae
 
@@ -26,6 +27,7 @@ __all__ = [
     "load_arrays",
     "load_clip",
     "load_metadata",
+    "load_text_encoder",
     "load_tokenizer",
     "load_unet",
     "load_vae",
