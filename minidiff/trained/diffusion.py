@@ -114,14 +114,10 @@ class Diffusion:
             settings = {"steps": self.steps, **settings}
         name, steps = sampler or self.sampler, settings.get("steps")
         if self.scheduler:
-            if steps:
-                try:
-                    visited = self.scheduler.timesteps(steps)
-                except ValueError as error:
-                    raise InputError(str(error)) from None
-                settings = {**settings, "steps": tuple(visited.tolist())}
-            if name == "ddpm":
-                settings = {"variance": self.scheduler.variance, **settings}
+            try:
+                settings = {**settings, **self.scheduler.settings(name, steps)}
+            except ValueError as error:
+                raise InputError(str(error)) from None
         return SAMPLERS[name], settings
 
     def _kept(self, denoiser: object) -> object:
