@@ -11,12 +11,13 @@ encoders of full size have.
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
-from make_clip import noise
-from make_published import write_tokenizer
-from make_unet import manifest, spread
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from golden.make_clip import noise
 
 HERE = Path(__file__).parent / "pipeline"
 SIDE, STEPS, SCALE, STRENGTH = 16, 8, 3.0, 0.5
@@ -134,6 +135,8 @@ def build(settings):
     import diffusers
     import torch
     import transformers
+    from make_published import write_tokenizer
+    from make_unet import spread
 
     kind, told = settings["scheduler"]
     folder = HERE / "words"
@@ -217,6 +220,7 @@ def make(name, settings):
 
 if __name__ == "__main__":
     import transformers
+    from make_unet import manifest
 
     HERE.mkdir(exist_ok=True)
     for name, settings in GENERATIONS.items():
