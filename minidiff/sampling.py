@@ -129,6 +129,7 @@ class Method(NamedTuple):
     step: Callable  # (x, memory, here) -> (x at t_next, memory)
     begin: Callable = lambda x, sigma: None  # (x, sigma) at the first index -> memory, a pytree
     grown: bool = False  # its x is x_t / sqrt(alpha_bar): the image plus sigma times noise
+    visits: Callable = lambda ts: ts  # indices -> those of each call of the denoiser
 
 
 @struct.dataclass
@@ -140,12 +141,13 @@ class Trajectory:
     x0: jax.Array  # (frames, batch, ...) the image that the denoiser predicts from it
 
 
-def walk(method: Method, key, denoiser, schedule, shape, ts, start=None, every=None, first=0):
+def walk(method, key, denoiser, schedule, shape, ts, start=None, every=None, first=0, last=-1):
     """Every sampler: at each of the descending indices ``ts`` the denoiser looks, the method steps.
 
-    Noise number 0 is the start, number i + 1 is for step i. All else is as in ``ddpm_sample``.
+    Noise number 0 is the start, number i + 1 is for step i. All else is as in ``ddim_sample``.
     """
-    draw, sigma = partial(sample_noise, key, shape, first), sigmas(schedule, ts)
+    ts = method.visits(ts)
+    draw, sigma = partial(sample_noise, key, shape, first), sigmas(schedule, ts, last)
 
     def look(x, sigma, t):
         xt = x / jnp.sqrt(1 + sigma**2) if method.grown else x
@@ -160,7 +162,6 @@ def walk(method: Method, key, denoiser, schedule, shape, ts, start=None, every=N
         if every:
             frame = jnp.where(i % every == 0, jnp.stack([xt, x0]), frames[i // every])
             frames = frames.at[i // every].set(frame)
-
         to_next = partial(look, sigma=after, t=jnp.maximum(t_next, 0))
         here = Here(i, t, t_next, now, after, eps, x0, draw(i + 1), lambda x: to_next(x)[1])
         return (*method.step(x, memory, here), frames), None
@@ -168,11 +169,11 @@ def walk(method: Method, key, denoiser, schedule, shape, ts, start=None, every=N
     x = draw(0) if start is None else start
     x = x * jnp.sqrt(1 + sigma[0] ** 2) if method.grown else x
     frames = jnp.zeros((-(-len(ts) // every) if every else 0, 2, *shape))
-    to = jnp.append(jnp.asarray(ts[1:]), -1)
-    visits = (jnp.arange(len(ts)), jnp.asarray(ts), to, sigma[:-1], sigma[1:])
-    (x0, _, frames), _ = jax.lax.scan(body, (x, method.begin(x, sigma[0]), frames), visits)
-    seen = Trajectory(t=jnp.asarray(ts[::every]), xt=frames[:, 0], x0=frames[:, 1])
-    return (x0, seen) if every else x0
+    stops = jnp.asarray(np.append(ts, last))
+    visits = (jnp.arange(len(ts)), stops[:-1], stops[1:], sigma[:-1], sigma[1:])
+    (end, _, frames), _ = jax.lax.scan(body, (x, method.begin(x, sigma[0]), frames), visits)
+    end = end / jnp.sqrt(1 + sigma[-1] ** 2) if method.grown and last >= 0 else end
+    return (end, Trajectory(jnp.asarray(ts[::every]), frames[:, 0], frames[:, 1])) if every else end
 
 
 @compiled_sampler("variance", "steps", "spacing")
@@ -222,7 +223,7 @@ def ddpm_sample(
     return walk(Method(step), key, denoiser, schedule, shape, ts, start, every, first)
 
 
-@compiled_sampler("steps", "spacing")
+@compiled_sampler("steps", "spacing", "last")
 def ddim_sample(
     key: Key[Array, ""],
     denoiser: Denoiser,
@@ -235,14 +236,15 @@ def ddim_sample(
     start: Float[Array, " batch *shape"] | None = None,
     every: int | None = None,
     first: int | Int[Array, ""] = 0,
+    last: int = -1,
 ) -> Float[Array, " batch *shape"] | tuple[Float[Array, " batch *shape"], Trajectory]:
     """Sample in fewer, longer steps (Song et al. 2020). Args and result are as in ``ddpm_sample``.
 
-    ``eta`` 0 injects no noise, 1 as much as DDPM.
+    ``eta`` 0 injects no noise, 1 as much as DDPM. It arrives at index ``last``: -1 is the image.
     """
     ts = timesteps(schedule.steps, steps, spacing)
 
     def step(xt, memory, here):
         return ddim_step(schedule, xt, here.t, here.t_next, here.eps, here.noise, eta), memory
 
-    return walk(Method(step), key, denoiser, schedule, shape, ts, start, every, first)
+    return walk(Method(step), key, denoiser, schedule, shape, ts, start, every, first, last)

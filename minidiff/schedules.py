@@ -183,7 +183,9 @@ def truncate(schedule: Schedule, t: int) -> Schedule:
     return jax.tree.map(lambda values: values[: t + 1], schedule)
 
 
-def sigmas(schedule: Schedule, ts: Int[np.ndarray, " steps"]) -> Float[Array, " sigmas"]:
-    """sigma at each index of ts, and 0, the image's own, at the end."""
-    alpha_bar = schedule.alpha_bar[jnp.asarray(ts)]
-    return jnp.append(jnp.sqrt((1 - alpha_bar) / alpha_bar), 0.0)
+def sigmas(
+    schedule: Schedule, ts: Int[np.ndarray, " steps"], last: int = -1
+) -> Float[Array, " sigmas"]:
+    """sigma at each index of ts, and at the end that of index ``last``; -1: 0, the image's own."""
+    alpha_bar = jnp.append(schedule.alpha_bar, 1.0)[np.append(ts, last)]
+    return jnp.sqrt((1 - alpha_bar) / alpha_bar)

@@ -7,7 +7,8 @@ Divide x_t by sqrt(alpha_bar_t): what is left is the image plus sigma times the 
 This is the probability-flow equation (Song et al. 2021, https://arxiv.org/abs/2011.13456) in the
 variables of Karras et al. 2022 (https://arxiv.org/abs/2206.00364). The denoiser is the slope, so any
 textbook solver is a sampler. Euler's method is DDIM with eta 0, seen from another side; Heun's method
-looks at the slope at both ends of a step; DPM-Solver++(2M) remembers the last predicted image instead.
+looks at the slope at both ends of a step; DPM-Solver++(2M) remembers the last predicted image instead,
+PLMS the last three slopes.
 No noise is injected: the starting noise decides the image. Only the ancestral method puts some in.
 
 It is read in lesson 08. A new sampler is a step here, its line in SAMPLERS, and its test.
@@ -17,6 +18,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from minidiff.compiled import compiled_sampler
@@ -25,6 +27,14 @@ from minidiff.sampling import Here, Method, Trajectory, ddim_sample, ddpm_sample
 from minidiff.schedules import Schedule, Spacing, Steps, timesteps
 
 LEAP, FAR = 10.0, 100.0
+# What PLMS makes of the slope and those before it, latest first, in its step 0, 1, 2, 3 and from 4 on.
+ADAMS = (
+    (1, 0, 0, 0),
+    (1 / 2, 1 / 2, 0, 0),
+    (3 / 2, -1 / 2, 0, 0),
+    (23 / 12, -16 / 12, 5 / 12, 0),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+)
 Scalar = Float[Array, ""] | float
 
 
@@ -108,9 +118,13 @@ def heun(y, memory, here: Here):
     def correct(moved):
         return heun_step(y, now, after, here.eps, here.ask(moved))
 
-    sound = (after > 0) & ((now < LEAP * after) | (now < FAR))
     moved = euler_step(y, now, after, here.eps)
-    return jax.lax.cond(sound, correct, lambda moved: moved, moved), memory
+    return jax.lax.cond(_sound(now, after), correct, lambda moved: moved, moved), memory
+
+
+def _sound(sigma, sigma_next):
+    """Whether the mean of the slopes at both ends of a step is worth more than the first."""
+    return (sigma_next > 0) & ((sigma < LEAP * sigma_next) | (sigma < FAR))
 
 
 def dpm_solver(y, memory, here: Here):
@@ -130,7 +144,38 @@ def ancestral(y, memory, here: Here):
     return ancestral_step(y, here.sigma, here.sigma_next, here.eps, here.noise), memory
 
 
-@compiled_sampler("method", "steps", "spacing")
+def plms(y, memory, here: Here):
+    r"""Pseudo linear multistep (Liu et al. 2022, https://arxiv.org/abs/2202.09778, equation 12).
+
+    Euler's step with a slope extrapolated from the last four, by the rule of Adams and Bashforth:
+    fourth order with one call of the denoiser, but it has to get under way. It takes its first step
+    twice, the second time with the mean of the slopes at both ends, as and where Heun's method does.
+    So n steps call the denoiser n + 1 times (``_second_again``).
+    """
+    begun, sigma_begun, before = memory
+    again = here.i == 1
+    shares = jnp.asarray(ADAMS, jnp.float32)[jnp.minimum(here.i, len(ADAMS) - 1)]
+    stay = again & ~_sound(sigma_begun, here.sigma)
+    shares = jnp.where(stay, jnp.asarray([0, 1, 0, 0], jnp.float32), shares)
+    slope = jnp.tensordot(shares, jnp.stack([here.eps, *before]), 1)
+    y, sigma = jnp.where(again, begun, y), jnp.where(again, sigma_begun, here.sigma)
+    moved = euler_step(y, sigma, here.sigma_next, slope)
+    # The slope at the end of the first step is looked at anew after it, and remembered then.
+    kept = [jnp.where(again, a, b) for a, b in zip(before, (here.eps, *before[:-1]), strict=True)]
+    return moved, (y, sigma, kept)
+
+
+def _no_slopes_before(y, sigma):
+    """The memory of ``plms`` before its first step: nothing of it is used."""
+    return y, sigma, [jnp.zeros_like(y)] * (len(ADAMS[0]) - 1)
+
+
+def _second_again(ts):
+    """The indices of a run with the second one twice: what is found there improves the first step."""
+    return np.insert(ts, 1, ts[1:2])
+
+
+@compiled_sampler("method", "steps", "spacing", "last")
 def ode_sample(
     key: Key[Array, ""],
     denoiser: Denoiser,
@@ -143,22 +188,24 @@ def ode_sample(
     start: Float[Array, " batch *shape"] | None = None,
     every: int | None = None,
     first: int | Int[Array, ""] = 0,
+    last: int = -1,
 ) -> Float[Array, " batch *shape"] | tuple[Float[Array, " batch *shape"], Trajectory]:
     """Sample by solving the probability-flow equation.
 
     Args and result as in ``sampling.ddim_sample``, and
         method: one of METHODS, or a Method itself. "ancestral" is no solver: it is DDPM under its
             third name.
-        steps: from noise to image. Heun calls the denoiser twice in nearly each.
+        steps: from noise to image. Heun calls the denoiser twice in nearly each, PLMS in the first.
 
-    The last step, to the image itself, is Euler's in every method: that limits the order of the whole.
+    The last step, to the image itself, is Euler's in every method but PLMS: that limits the order of
+    the whole.
     """
     if isinstance(method, str):
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
         method = METHODS[method]
     ts = timesteps(schedule.steps, steps, spacing)
-    return walk(method, key, denoiser, schedule, shape, ts, start, every, first)
+    return walk(method, key, denoiser, schedule, shape, ts, start, every, first, last)
 
 
 SAMPLERS = {
@@ -167,6 +214,9 @@ SAMPLERS = {
     "euler": partial(ode_sample, method=Method(euler, grown=True)),
     "heun": partial(ode_sample, method=Method(heun, grown=True)),
     "dpm++": partial(ode_sample, method=Method(dpm_solver, _no_image_before, grown=True)),
+    "plms": partial(
+        ode_sample, method=Method(plms, _no_slopes_before, grown=True, visits=_second_again)
+    ),
     "ancestral": partial(ode_sample, method=Method(ancestral, grown=True)),
 }
 """Every sampler by name: settings, comparisons and the command line take them from here."""

@@ -7,6 +7,8 @@ become tokens in ``minidiff.tokenizer``.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from itertools import compress
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ from minidiff.layers import LayerNorm
 from minidiff.tokenizer import Tokenizer
 from minidiff.transformer import Transformer
 
-__all__ = ["TextConfig", "TextTransformer", "Tokenizer"]
+__all__ = ["Reader", "TextConfig", "TextTransformer", "Tokenizer"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,3 +101,19 @@ class TextTransformer:
         stages = {"embedded": embedded, **self.transformer.stages(embedded, self.mask(ids))}
         states = self.norm_out(stages[f"blocks.{self.transformer.layers - 1}"])
         return {**stages, "states": states, "out": self.pool(states, ids)}
+
+
+class Reader:
+    """What has a text tower, ``text``, and the ``tokenizer`` whose ids it was trained on."""
+
+    text: TextTransformer
+    tokenizer: Tokenizer
+
+    @property
+    def context(self) -> int:
+        """Most tokens of a text, start and end included: the tokenizer may know of fewer."""
+        return min(self.text.config.context, self.tokenizer.most or self.text.config.context)
+
+    def cut(self, texts: Sequence[str]) -> list[str]:
+        """Those of the texts that are longer than the context."""
+        return list(compress(texts, self.tokenizer.truncated(texts, self.context)))

@@ -63,6 +63,36 @@ MUTANTS = {
         "x * sigma[0]",
         test_sampling.check_a_method_with_a_memory,
     ),
+    "plms: a sign of the third coefficient": (
+        solvers,
+        "37 / 24, -9 / 24",
+        "37 / 24, 9 / 24",
+        test_solvers.check_plms_by_hand,
+    ),
+    "plms: the first step is not taken again": (
+        solvers,
+        "jnp.where(again, begun, y), jnp.where(again, sigma_begun, here.sigma)",
+        "y, here.sigma",
+        test_solvers.check_plms_by_hand,
+    ),
+    "plms: the slope within the first step is remembered": (
+        solvers,
+        "jnp.where(again, a, b) for a",
+        "jnp.where(again, b, b) for a",
+        test_solvers.check_plms_by_hand,
+    ),
+    "plms: the second index is not visited again": (
+        solvers,
+        "np.insert(ts, 1, ts[1:2])",
+        "ts",
+        test_solvers.check_plms_by_hand,
+    ),
+    "ode: ends at the image whatever is asked for": (
+        solvers,
+        "start, every, first, last)",
+        "start, every, first)",
+        test_solvers.check_plms_by_hand,
+    ),
     "ancestral: no step beyond": (
         solvers,
         "euler_step(y, sigma, down, eps) + up",

@@ -626,7 +626,11 @@ def test_a_pipeline_of_pixels_is_read(tmp_path):
         ({"vqvae": ["diffusers", "VQModel"]}, "latents, which its vqvae (VQModel) turns into pict"),
         ({"vae": ["diffusers", "AutoencoderKL"]}, "latents, which its vae (AutoencoderKL) turns"),
         ({"movq": ["diffusers", "VQModel"]}, "latents, which its movq (VQModel) turns"),
-        ({"_class_name": "StableDiffusionPipeline"}, "'StableDiffusionPipeline', not DDPMPipeline"),
+        ({"_class_name": "LDMPipeline"}, "'LDMPipeline', not DDPMPipeline"),
+        (
+            {"_class_name": "StableDiffusionPipeline"},
+            "the class of unet is 'UNet2DModel', not UNet",
+        ),
         ({"_class_name": None}, "_class_name is None, not the name of a pipeline"),
         ({"unet": ["diffusers", "UNet1DModel"]}, "the class of unet is 'UNet1DModel', not UNet2D"),
         ({"text_encoder": ["transformers", "T5EncoderModel"]}, "text_encoder is ['transformers', "),

@@ -2,7 +2,9 @@
 
 import ast
 import inspect
+from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +18,13 @@ from minidiff.sampling import Method, ddim_sample, sample_noise
 from minidiff.schedules import cosine_schedule, linear_schedule, sigmas
 from minidiff.solvers import ancestral_step, dpm_solver_step, euler_step, heun_step, ode_sample
 
+
+def partial_of(method):
+    return partial(ode_sample, method=method)
+
+
 MEAN, STD = 0.7, 0.5
-METHODS = ("euler", "heun", "dpm++")  # that solve the equation
+METHODS = ("euler", "heun", "dpm++", "plms")  # that solve the equation
 ALL = (*METHODS, "ancestral")
 SHAPE = (4, 64)
 
@@ -66,10 +73,10 @@ def error(method, steps, schedule):
     return float(np.abs(np.asarray(found) - exact).max())
 
 
-def test_second_order_is_better_at_few_steps():
+def test_higher_order_is_better_at_few_steps():
     schedule = linear_schedule()
     errors = {method: error(method, 20, schedule) for method in METHODS}
-    assert max(errors["heun"], errors["dpm++"]) < errors["euler"] / 2, errors
+    assert max(errors["heun"], errors["dpm++"], errors["plms"]) < errors["euler"] / 2, errors
     assert errors["euler"] < 0.2
 
 
@@ -125,7 +132,34 @@ def check_start(m):
     np.testing.assert_allclose(half, plain, atol=1e-5)
 
 
-CHECKS = [check_ancestral_is_ddim_with_eta_1, check_start]
+class Asked(NamedTuple):
+    """A denoiser that says what it was given: eps grows with t."""
+
+    def __call__(self, xt, t):
+        return jnp.broadcast_to(t.reshape(-1, 1).astype(jnp.float32) / 100, xt.shape)
+
+
+def check_plms_by_hand(m):
+    """The coefficients of Adams and Bashforth, with slopes that are known beforehand."""
+    schedule = linear_schedule()
+    ts = (981, 801, 601, 401, 201, 1)
+    sigma = np.float64(sigmas(schedule, np.array(ts), last=0))
+    e = np.array(ts) / 100
+    slopes = [
+        (e[0] + e[1]) / 2,
+        (3 * e[1] - e[0]) / 2,
+        (23 * e[2] - 16 * e[1] + 5 * e[0]) / 12,
+        (55 * e[3] - 59 * e[2] + 37 * e[1] - 9 * e[0]) / 24,
+        (55 * e[4] - 59 * e[3] + 37 * e[2] - 9 * e[1]) / 24,
+        (55 * e[5] - 59 * e[4] + 37 * e[3] - 9 * e[2]) / 24,
+    ]
+    start = sample_noise(KEY, (1, 2), 0, 0)
+    y = np.float64(start) * np.sqrt(1 + sigma[0] ** 2) + np.diff(sigma) @ slopes
+    found = m.ode_sample(KEY, Asked(), schedule, (1, 2), method="plms", steps=ts, last=0)
+    np.testing.assert_allclose(found, y / np.sqrt(1 + sigma[-1] ** 2), atol=2e-4)
+
+
+CHECKS = [check_ancestral_is_ddim_with_eta_1, check_start, check_plms_by_hand]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -179,7 +213,7 @@ def test_trajectory(method):
     np.testing.assert_allclose(
         x0, ode_sample(KEY, denoiser, schedule, (3, 8), **settings), atol=1e-6
     )
-    np.testing.assert_array_equal(seen.t, [99, 59, 19])
+    np.testing.assert_array_equal(seen.t, [99, 69, 29] if method == "plms" else [99, 59, 19])
     np.testing.assert_allclose(seen.xt[0], sample_noise(KEY, (3, 8), 0, 0), atol=1e-5)
     assert seen.xt.shape == seen.x0.shape == (3, 3, 8)
 
@@ -204,6 +238,33 @@ def test_dpm_solver_is_exact_for_images_linear_in_lambda():
     found = dpm_solver_step(jnp.array([[1.7]]), before, now, after, x0[before], x0[now])
     shrink = after / now
     np.testing.assert_allclose(found, shrink * 1.7 + (1 - shrink) * middle, rtol=1e-6)
+
+
+def test_plms_looks_once_more_than_it_has_steps():
+    """981, 961, 961, 941 ... 1, as published; after one step there is no second look."""
+    schedule = linear_schedule()
+    steps = tuple(range(981, 0, -20))
+    settings = {"method": "plms", "steps": steps, "every": 1, "last": 0}
+    _, seen = ode_sample(KEY, Asked(), schedule, (1, 2), **settings)
+    assert seen.t.tolist() == [981, 961, *steps[1:]]
+    _, seen = ode_sample(KEY, Asked(), schedule, (1, 2), method="plms", steps=(500,), every=1)
+    assert seen.t.tolist() == [500]
+
+
+@pytest.mark.parametrize("sampler", [ddim_sample, *map(partial_of, ("euler", "dpm++", "plms"))])
+def test_where_the_last_step_goes(sampler):
+    """To the noise of index 0, from which one more step leads to the image."""
+    schedule = linear_schedule(50, 1e-2, 0.3)
+    denoiser, steps = gaussian(schedule), (49, 30, 10)
+    settings = {"steps": steps, "every": 1}
+    end, seen = sampler(KEY, denoiser, schedule, (2, 3), last=0, **settings)
+    image, before = sampler(KEY, denoiser, schedule, (2, 3), **settings)
+    np.testing.assert_array_equal(seen.xt, before.xt)
+    assert np.abs(end - image).max() > 1e-3
+    if sampler is ddim_sample:  # the others look back further than one step
+        more, _ = sampler(KEY, denoiser, schedule, (2, 3), steps=(*steps, 0), every=1)
+        one, _ = sampler(KEY, denoiser, schedule, (2, 3), steps=(0,), start=end, every=1)
+        np.testing.assert_allclose(more, one, atol=1e-5)
 
 
 def test_a_method_may_be_given_itself():

@@ -80,13 +80,14 @@ def test_alpha_bar(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["DDPMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"]
+    "name",
+    ["DDPMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "PNDMScheduler"],
 )
 def test_the_indices_visited(tmp_path, name):
     for case, wanted in FACTS[name]["timesteps"].items():
         spacing, steps = case.split()
         put(tmp_path, {"_class_name": name, "timestep_spacing": spacing, "steps_offset": 1})
-        found = read_scheduler(tmp_path).timesteps(int(steps))
+        found, wanted = read_scheduler(tmp_path).timesteps(int(steps)), list(dict.fromkeys(wanted))
         assert len(found) == len(wanted)
         # Euler's fractions are rounded; where there are halves, theirs are rounded another way.
         most = {f"linspace {steps}": 0.501, "linspace 27": 1, "linspace 30": 1}.get(case, 0)
@@ -126,16 +127,16 @@ def denoiser(scheduler):
 
 def in_their_units(scheduler, x, ts):
     """x at the indices ts, or at the image where ts ends, as diffusers' class has it."""
-    if scheduler.method in ("ddpm", "ddim", "dpm++"):
+    if scheduler.method in ("ddpm", "ddim", "dpm++", "plms"):
         return x
-    sigma = schedules.sigmas(scheduler.schedule, ts)[: len(x)]
+    sigma = schedules.sigmas(scheduler.schedule, ts, scheduler.last)[: len(x)]
     return x * jnp.sqrt(1 + sigma**2).reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def steps_of(scheduler, ts, x, noise, arguments):
     """What our step functions make of each x that diffusers saw, all steps at once."""
     schedule, ask = scheduler.schedule, denoiser(scheduler)
-    sigma = schedules.sigmas(schedule, ts)
+    sigma = schedules.sigmas(schedule, ts, scheduler.last)
     if scheduler.method == "heun":
         x, arrived = x[::2], x[1::2]
     else:
@@ -196,7 +197,11 @@ def deviations(scheduler, name, arguments=None):
     return np.abs(found - x[1:]).max((1, 2)) / size
 
 
-@pytest.mark.parametrize("name", [name for name in RUNS if name != "ddim_clipped_half"])
+# Those whose step is a function of what is seen at it, and not of all that was seen before.
+ALONE = [x for x in RUNS if x not in ("ddim_clipped_half", "dpm_near") and x[:4] != "plms"]
+
+
+@pytest.mark.parametrize("name", ALONE)
 def test_each_step(of_run, name):
     scheduler = of_run(name)
     assert scheduler.notes == ()
@@ -242,7 +247,7 @@ def sigmas_of(name):
 @pytest.mark.parametrize("name", [name for name in RUNS if f"{name}.sigmas" in ARRAYS])
 def test_sigmas(of_run, name):
     scheduler = of_run(name)
-    found = schedules.sigmas(scheduler.schedule, scheduler.timesteps(STEPS))
+    found = schedules.sigmas(scheduler.schedule, scheduler.timesteps(STEPS), scheduler.last)
     np.testing.assert_allclose(found, sigmas_of(name), rtol=5e-6)
 
 
@@ -257,6 +262,19 @@ def test_their_last_step_of_ddpm_is_noisy(of_run):
     ours = sampling.reverse_step(short, x[-2], t, eps, jnp.float32(fresh(9)), "large")
     noise = np.sqrt(1 - short.alpha_bar[0]) * fresh(9)
     np.testing.assert_allclose(ours + noise, x[-1], atol=1e-5)
+
+
+def test_their_last_step_of_dpm_is_of_first_order(of_run):
+    scheduler, x = of_run("dpm_near"), jnp.asarray(ARRAYS["dpm_near.x"])
+    far = deviations(scheduler, "dpm_near")
+    assert max(far[:-1]) < 1e-5
+    assert far[-1] > 0.1
+    ts = scheduler.timesteps(STEPS)
+    now, after = schedules.sigmas(scheduler.schedule, ts[-1:], scheduler.last)
+    t = jnp.full(SHAPE[0], ts[-1])
+    x0 = predict_x0(scheduler.schedule, x[-2], t, denoiser(scheduler)(x[-2], t))
+    y = solvers.dpm_solver_step(x[-2] * jnp.sqrt(1 + now**2), now, now, after, x0, x0)
+    np.testing.assert_allclose(y / jnp.sqrt(1 + after**2), x[-1], atol=1e-5)
 
 
 def test_their_ddim_clips_by_halves(of_run):
@@ -290,14 +308,19 @@ WHOLE = [
     "ddpm_whole",
     "ddim_leading",
     "ddim_trailing",
+    "ddim_offset",
     "ddim_x0",
     "ddim_clipped",
+    "dpm_leading",
     "dpm_trailing",
+    "euler_near",
     "euler_linspace",
     "euler_trailing",
     "heun_linspace",
     "heun_clipped",
     "ancestral_linspace",
+    "plms_offset",
+    "plms_trailing",
 ]
 
 
@@ -308,21 +331,58 @@ def test_whole_runs(of_run, monkeypatch, name):
     scheduler, x = of_run(name), jnp.asarray(ARRAYS[f"{name}.x"])
     x = jnp.concatenate([x[::2], x[-1:]]) if scheduler.method == "heun" else x
     ts = scheduler.timesteps(STEPS)
-    size = in_their_units(scheduler, jnp.ones(len(ts) + 1), ts)[:, None, None]
+    size = in_their_units(scheduler, jnp.ones(len(x)), ts)[:, None, None]
     wanted = x / size
-    common = {"start": wanted[0], "steps": STEPS, "spacing": scheduler.spacing, "every": 1}
-    arguments = (jax.random.key(0), denoiser(scheduler), scheduler.schedule, SHAPE)
-    if scheduler.method == "ddpm":
-        end, seen = sampling.ddpm_sample(*arguments, variance=scheduler.variance, **common)
-    elif scheduler.method == "ddim":
-        eta = CONFIGS[name]["arguments"].get("eta", 0.0)
-        end, seen = sampling.ddim_sample(*arguments, eta=eta, **common)
-    else:
-        end, seen = solvers.ode_sample(*arguments, method=scheduler.method, **common)
+    settings = scheduler.settings(scheduler.method, STEPS) | {"start": wanted[0], "every": 1}
+    if scheduler.method == "ddim":
+        settings["eta"] = CONFIGS[name]["arguments"].get("eta", 0.0)
+    sample = solvers.SAMPLERS[scheduler.method]
+    end, seen = sample(
+        jax.random.key(0), denoiser(scheduler), scheduler.schedule, SHAPE, **settings
+    )
     found = np.concatenate([seen.xt, end[None]])
-    assert seen.t.tolist() == ts.tolist()
+    assert list(dict.fromkeys(seen.t.tolist())) == ts.tolist()
     far = np.abs(found - wanted).max((1, 2)) / np.maximum(np.abs(wanted).max((1, 2)), 1)
     assert max(far) < max([1e-5, *FAR.get(name, {}).values()]), far
+
+
+def test_their_plms_mixes_what_the_network_says(of_run):
+    """Ours mixes the eps that it means: the same but where it says v."""
+    scheduler, x = of_run("plms_v"), np.float64(ARRAYS["plms_v.x"])
+    alpha_bar = np.float64(scheduler.schedule.alpha_bar)
+    ts = np.array(CONFIGS["plms_v"]["timesteps"])
+    said = [network(x[i], t) for i, t in enumerate(ts)]
+
+    def moved(x, t, after, v):
+        now, after = alpha_bar[t], alpha_bar[max(after, 0)]
+        x0, eps = np.sqrt(now) * x - np.sqrt(1 - now) * v, np.sqrt(now) * v + np.sqrt(1 - now) * x
+        return np.sqrt(after) * x0 + np.sqrt(1 - after) * eps
+
+    np.testing.assert_allclose(moved(x[0], ts[0], ts[1], said[0]), x[1], atol=1e-5)
+    mean = (said[0] + said[1]) / 2
+    np.testing.assert_allclose(moved(x[0], ts[0], ts[1], mean), x[2], atol=1e-5)
+    mixed = (3 * said[2] - said[0]) / 2
+    np.testing.assert_allclose(moved(x[2], ts[2], ts[3], mixed), x[3], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "expected"),
+    [
+        ("ddim", {"last": 0}),
+        ("plms", {"last": 0}),
+        ("euler", {}),
+        ("dpm++", {}),
+        ("ddpm", {"variance": "small"}),
+    ],
+)
+def test_another_sampler_in_the_folder_of_one(sampler, expected):
+    """As diffusers' class is told by the settings of another: where it ends is its own default."""
+    scheduler = Scheduler("plms", offset=1, last=0, **LATENT)
+    found = scheduler.settings(sampler, 4)
+    ends = (801, 601, 401, 201) if sampler == "dpm++" else (751, 501, 251, 1)
+    assert found == {"steps": ends} | expected
+    assert replace(scheduler, method="euler").settings("euler", 4)["last"] == 0
+    assert "last" not in replace(scheduler, method="euler").settings("ddim", 4)
 
 
 # Settings
@@ -363,6 +423,7 @@ def test_defaults_are_those_of_the_class(name):
             Scheduler("heun", spacing="linspace", beta_start=0.00085, beta_end=0.012),
         ),
         ("EulerAncestralDiscreteScheduler", Scheduler("ancestral", spacing="linspace")),
+        ("PNDMScheduler", Scheduler("plms", last=0)),
     ],
 )
 def test_silent_settings(tmp_path, name, expected):
@@ -397,8 +458,10 @@ def test_real_folders(tmp_path):
         "trained_betas": None,
     }
     scheduler = read_scheduler(put(tmp_path, latent, f"scheduler/{NAME}"))  # before the flat one
-    assert scheduler == Scheduler("ddim", offset=1, last=0, **LATENT)
-    assert scheduler.notes == ("PNDMScheduler is not one of ours: ddim stands for it",)
+    assert scheduler == Scheduler("plms", offset=1, last=0, **LATENT)
+    assert scheduler.notes == ()
+    visited = scheduler.timesteps(50)
+    assert [visited[0], visited[1], visited[-1], len(visited)] == [981, 961, 1, 50]
     assert scheduler.schedule.alpha_bar[-1] == pytest.approx(0.0046601, rel=1e-4)
 
 
@@ -446,6 +509,8 @@ def test_what_settings_mean(tmp_path, name, changes, expected):
         ("HeunDiscrete", {"use_beta_sigmas": True}, "use_beta_sigmas"),
         ("DDPM", {"thresholding": True, "sample_max_value": 1.5}, "dynamic thresholding"),
         ("UniPCMultistep", {"beta_schedule": "linear"}, "ddim stands for it"),
+        ("PNDM", {"skip_prk_steps": False}, "plms begins without Runge-Kutta"),
+        ("PNDM", {}, "skip_prk_steps 'False' is not followed"),
     ],
 )
 def test_what_is_not_followed_is_noted(tmp_path, name, changes, note):
@@ -544,6 +609,7 @@ OURS = [
     Scheduler("euler", last=0, **LATENT),
     Scheduler("heun", steps=50, clip=0.5),
     Scheduler("ancestral", "v", zero_snr=True),
+    Scheduler("plms", offset=1, last=0, **LATENT),
 ]
 
 

@@ -10,6 +10,7 @@ from minidiff.commands import _found
 from minidiff.data.arrays import to_float
 from minidiff.data.images import read_images
 from minidiff.errors import InputError
+from minidiff.text import Reader
 from minidiff.trained.diffusion import Diffusion
 from minidiff.trained.encoder import Encoder
 from minidiff.training.run import Run
@@ -54,7 +55,7 @@ def _recipe(path: str) -> object:
     return Run.named(path).read_json("config.json").get("recipe")
 
 
-def tell_cut(encoder: Encoder, texts: Sequence[str]) -> None:
+def tell_cut(encoder: Reader, texts: Sequence[str]) -> None:
     """On stderr: texts that are longer than the encoder reads."""
     for text in encoder.cut(texts):
         print(f"minidiff: cut to {encoder.context} tokens: {text}", file=sys.stderr)

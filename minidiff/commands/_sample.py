@@ -17,8 +17,8 @@ from minidiff.data.images import image_size, read_images
 from minidiff.editing import image_to_image, inpaint, lerp, slerp
 from minidiff.errors import InputError
 from minidiff.keys import key_of_seed
+from minidiff.pipeline import known_latents, part_of
 from minidiff.sampling import sample_noise
-from minidiff.solvers import SAMPLERS
 from minidiff.trained.diffusion import AT_ONCE, Diffusion, draw
 
 STRENGTH = 0.6
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace, out: Path) -> None:
     if args.prompts:
         if model.encoder is None:
             raise InputError(f"{args.run} was trained without text: it takes no prompt")
-        _tell(model, args.prompts)
+        _tell(model, args.prompts, args.negative)
     elif model.takes_text and model.encoder is None:
         raise InputError(f"{args.run} wants a text, and there is no CLIP with it that reads one")
     _check_memory(args, model)
@@ -81,18 +81,17 @@ def _check_memory(args: argparse.Namespace, model: Diffusion) -> None:
     count = args.between or args.count
     if args.prompts and count > MOST_CAPTIONED:
         raise InputError(f"--count {count} is too many with prompts: at most {MOST_CAPTIONED}")
-    side = model.image_shape[0]
-    together = min(count, AT_ONCE)
-    needed = 4 * math.prod(model.image_shape) * count
-    config = model.network.config
-    needed += 4 * together * (side // config.patch) ** 2 * config.channels[0]
+    side, config = model.image_shape[0], model.network.config
+    together = min(count, AT_ONCE if args.image or args.between else model.at_once)
+    needed = 4 * math.prod(model.image_shape) * count + 4 * together * model.scores
+    needed += 4 * together * (model.shape[0] // config.patch) ** 2 * config.channels[0]
     remedy = "draw fewer" if side <= 512 else "this model is too large for this machine"
     memory.require(needed, f"drawing {count} images of {side} pixels", remedy)
 
 
-def _tell(model: Diffusion, prompts: list[str]) -> None:
+def _tell(model: Diffusion, prompts: list[str], negative: str) -> None:
     """On stderr: what of the prompts the model cannot know."""
-    tell_cut(model.encoder, prompts)
+    tell_cut(model.encoder, [*prompts, negative])
     strange = model.encoder.unfamiliar(prompts)
     if strange:
         print(f"minidiff: never seen in training: {', '.join(strange)}", file=sys.stderr)
@@ -103,7 +102,7 @@ def _between(
 ) -> np.ndarray:
     """From one prompt to the other from the same noise; else from one noise to another."""
     shares = jnp.linspace(0.0, 1.0, args.between)
-    one, other = (sample_noise(key, (1, *model.image_shape), i, 0) for i in range(2))
+    one, other = (sample_noise(key, (1, *model.shape), i, 0) for i in range(2))
     start = slerp(one, one if len(args.prompts) == 2 else other, shares)
     if args.prompts:
         ends = (model.condition(args.prompts[i:][:1]) for i in (0, -1))
@@ -111,7 +110,8 @@ def _between(
     else:
         denoiser = model.denoiser([""] * args.between)
     sampler, settings = model.sampling(**settings)
-    return np.asarray(sampler(key, denoiser, model.schedule, start.shape, start=start, **settings))
+    made = sampler(key, denoiser, model.schedule, start.shape, start=start, **settings)
+    return model.pictures(made)
 
 
 def _from_image(
@@ -120,27 +120,31 @@ def _from_image(
     """New versions of a picture, or of a part of it."""
     total, count = model.schedule.steps, args.count
     image = _read(args.image, model)
-    images = jnp.asarray(np.broadcast_to(image, (count, *image.shape)))
+    images = model.latents(np.broadcast_to(image, (count, *image.shape)))
     prompts = [args.prompts[i % len(args.prompts)] for i in range(count) if args.prompts]
     denoiser = model.denoiser(prompts or [""] * count, args.scale, args.negative)
+    sampler, told = model.sampling(**settings)
     if args.mask:
         known = _read_mask(args.mask, args.image, model)
-        sampler, settings = model.sampling(**settings)
-        made = inpaint(key, denoiser, model.schedule, images, known, sampler=sampler, **settings)
+        mask = jnp.asarray(known_latents(known, image.shape[0] // images.shape[1]))
+        made = inpaint(key, denoiser, model.schedule, images, mask, sampler=sampler, **told)
+        return np.where(known, image, model.pictures(made))
+    # As many steps as this part of the way has of the whole.
+    strength, steps = args.strength or STRENGTH, told["steps"]
+    if isinstance(steps, tuple):  # a folder says which
+        steps = part_of(steps, strength)
+        t = steps[0]
     else:
-        # As many steps as this part of the way has of the whole.
-        t = max(round((args.strength or STRENGTH) * total) - 1, 0)
-        steps = settings["settings"]["steps"]
+        t = max(round(strength * total) - 1, 0)
         steps = steps and max(1, round(steps * (t + 1) / total))
-        sampler = SAMPLERS[settings["sampler"]]
-        made = image_to_image(
-            key, denoiser, model.schedule, images, t=t, sampler=sampler, steps=steps
-        )
-    return np.asarray(made)
+    told |= {"t": t, "steps": steps}
+    return model.pictures(
+        image_to_image(key, denoiser, model.schedule, images, sampler=sampler, **told)
+    )
 
 
-def _read_mask(path: str, image: str, model: Diffusion) -> jax.Array:
-    """(1, side, side, 1): 1 where the image is kept, which is where the mask is black."""
+def _read_mask(path: str, image: str, model: Diffusion) -> np.ndarray:
+    """(1, side, side, 1): True where the image is kept, which is where the mask is black."""
     size, other = image_size(path), image_size(image)
     if size != other:
         raise InputError(
@@ -148,7 +152,9 @@ def _read_mask(path: str, image: str, model: Diffusion) -> jax.Array:
             f"but {image} is {other[0]} x {other[1]}: they must agree"
         )
     grey = read_images([Path(path)], model.image_shape[0], Path()).mean(axis=3, keepdims=True)
-    return jnp.float32(grey < 128)
+    if not (grey >= 128).any():
+        raise InputError(f"--mask {path} has no white: nothing would be painted anew")
+    return grey < 128
 
 
 def _read(path: str, model: Diffusion) -> np.ndarray:

@@ -12,17 +12,20 @@ from minidiff import weights
 from minidiff.errors import InputError
 from minidiff.guidance import ClassifierFree, ClipX0, Conditioned
 from minidiff.objectives import as_denoiser
+from minidiff.pipeline import Pipeline, to_latents, to_pictures
 from minidiff.schedules import Schedule
 from minidiff.solvers import SAMPLERS
 from minidiff.text import TextTransformer
 from minidiff.trained.encoder import Encoder
 from minidiff.training.diffusion import Config
 from minidiff.unet import Condition
+from minidiff.vae import VAE
 from minidiff.weights.pipeline import check_pixels
 from minidiff.weights.scheduler import Scheduler
 from minidiff.weights.unet import image_side
 
 AT_ONCE = 64  # images sampled per call
+MOST_SCORES = 2**29  # of attention in one call: 2 GiB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +38,11 @@ class Diffusion:
     image_shape: tuple[int, int, int]
     sampler: str = "ddim"
     steps: int = 50
-    encoder: Encoder | None = None
+    encoder: Encoder | Pipeline | None = None
     scale: float = 1.0  # of guidance
     limits: tuple[float, float] | None = (-1.0, 1.0)  # that predicted images are kept in
     scheduler: Scheduler | None = None  # of a diffusers folder: which indices it visits
+    autoencoder: VAE | None = None  # what is diffused are its latents; none: images
 
     @classmethod
     def of(cls, config: Config, network: object, image_shape: tuple, **text) -> "Diffusion":
@@ -55,7 +59,12 @@ class Diffusion:
 
     @classmethod
     def read(cls, path: Path | str) -> "Diffusion":
-        """A model of a diffusers folder: U-Net and scheduler. InputError says what will not do."""
+        """A model of a diffusers folder: U-Net and scheduler, or Stable Diffusion.
+
+        InputError says what will not do.
+        """
+        if weights.is_latent(path):
+            return cls.of_pipeline(weights.load_pipeline(path))
         check_pixels(path)
         scheduler = weights.read_scheduler(path)
         unet = weights.load_unet(path)
@@ -73,6 +82,54 @@ class Diffusion:
             limits=scheduler.clip and (-scheduler.clip, scheduler.clip),
             scheduler=scheduler,
         )
+
+    @classmethod
+    def of_pipeline(cls, pipeline: Pipeline) -> "Diffusion":
+        """Stable Diffusion, as its folder says."""
+        return cls(
+            network=pipeline.unet,
+            schedule=pipeline.scheduler.schedule,
+            objective=pipeline.scheduler.prediction,
+            image_shape=(pipeline.side, pipeline.side, pipeline.vae.config.image_channels),
+            sampler=pipeline.scheduler.method,
+            encoder=pipeline,
+            scale=7.5,
+            limits=None,
+            scheduler=pipeline.scheduler,
+            autoencoder=pipeline.vae,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of what is diffused: the image, or its latents."""
+        if self.autoencoder is None:
+            return self.image_shape
+        return self.autoencoder.config.latent_shape(self.image_shape)
+
+    @property
+    def scores(self) -> int:
+        """Numbers that the largest attention of one image holds, guided or not."""
+        config, side = self.network.config, self.shape[0]
+        found = [0]
+        for i in config.attention:
+            heads = config.channels[i] // config.head_width if config.head_width else config.heads
+            found.append(heads * (side // config.patch // 2**i) ** 4)
+        return max(found) * (2 if self.takes_text else 1)
+
+    @property
+    def at_once(self) -> int:
+        """Images sampled per call."""
+        return max(1, min(AT_ONCE, MOST_SCORES // max(self.scores, 1)))
+
+    def latents(self, images: np.ndarray) -> jax.Array:
+        """Images as they are diffused."""
+        if self.autoencoder is None:
+            return jnp.asarray(images)
+        return to_latents(self.autoencoder, images)
+
+    def pictures(self, x: jax.Array) -> np.ndarray:
+        """What was diffused, as images."""
+        return np.asarray(x) if self.autoencoder is None else to_pictures(self.autoencoder, x)
 
     @property
     def takes_text(self) -> bool:
@@ -114,14 +171,10 @@ class Diffusion:
             settings = {"steps": self.steps, **settings}
         name, steps = sampler or self.sampler, settings.get("steps")
         if self.scheduler:
-            if steps:
-                try:
-                    visited = self.scheduler.timesteps(steps)
-                except ValueError as error:
-                    raise InputError(str(error)) from None
-                settings = {**settings, "steps": tuple(visited.tolist())}
-            if name == "ddpm":
-                settings = {"variance": self.scheduler.variance, **settings}
+            try:
+                settings = {**settings, **self.scheduler.settings(name, steps)}
+            except ValueError as error:
+                raise InputError(str(error)) from None
         return SAMPLERS[name], settings
 
     def _kept(self, denoiser: object) -> object:
@@ -134,8 +187,8 @@ class Diffusion:
         """Prompts as the network sees them."""
         if self.encoder is None or not self.takes_text:
             raise InputError("this model was trained without text: it takes no prompt")
-        clip, tokenizer = self.encoder.clip, self.encoder.tokenizer
-        return read_ids(clip.text, jnp.asarray(tokenizer(list(prompts), self.encoder.context)))
+        ids = self.encoder.tokenizer(list(prompts), self.encoder.context)
+        return read_ids(self.encoder.text, jnp.asarray(ids))
 
 
 @jax.jit
@@ -154,7 +207,7 @@ def draw(
     scale: float | None = None,
     negative: str = "",
     sampler: str | None = None,
-    at_once: int = AT_ONCE,
+    at_once: int | None = None,
     **settings,
 ) -> np.ndarray:
     """``count`` samples (count, height, width, channels); sample i depends on (key, i) alone.
@@ -164,15 +217,16 @@ def draw(
         scale: of guidance; none: the model's.
         negative: what guidance leads away from.
         sampler: one of SAMPLERS; none: the model's, in as many steps as it says.
+        at_once: images per call; none: as many as the model's attention leaves room for.
         settings: of the sampler.
     """
     sample, settings = model.sampling(sampler, settings)
-    at_once, prompts, parts = min(at_once, count), prompts or [""], []
+    at_once, prompts, parts = min(at_once or model.at_once, count), prompts or [""], []
     for start in range(0, count, at_once):
         texts = [prompts[i % len(prompts)] for i in range(start, start + at_once)]
         given = texts if any(prompts) or model.takes_text else ()
         denoiser = model.denoiser(given, scale, negative)
-        shape = (at_once, *model.image_shape)
+        shape = (at_once, *model.shape)
         made = sample(key, denoiser, model.schedule, shape, first=start, **settings)
-        parts.append(np.asarray(made))
+        parts.append(model.pictures(made))
     return np.concatenate(parts)[:count]

@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from itertools import compress
 from pathlib import Path
 
 import jax
@@ -19,7 +18,7 @@ from minidiff.data.arrays import to_float
 from minidiff.data.folder import list_files
 from minidiff.data.images import read_images
 from minidiff.errors import InputError
-from minidiff.text import Tokenizer
+from minidiff.text import Reader, TextTransformer, Tokenizer
 from minidiff.tokenizer import real_clip_tokenizer
 from minidiff.weights.preprocess import Preprocess
 
@@ -37,7 +36,7 @@ def _encode_texts(clip: CLIP, ids: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoder:
+class Encoder(Reader):
     """Both towers for use outside of training: any number of strings or images at once."""
 
     clip: CLIP
@@ -75,11 +74,9 @@ class Encoder:
         return self
 
     @property
-    def context(self) -> int:
-        """Most tokens of a text, start and end included: the tokenizer may know of fewer."""
-        return min(
-            self.clip.config.text.context, self.tokenizer.most or self.clip.config.text.context
-        )
+    def text(self) -> TextTransformer:
+        """The tower that reads texts."""
+        return self.clip.text
 
     @property
     def side(self) -> int:
@@ -94,10 +91,6 @@ class Encoder:
         if not texts or not all(text.strip() for text in texts):
             raise InputError("an empty text says nothing: give at least one word")
         return _in_parts(_encode_texts, self.clip, self.tokenizer(list(texts), self.context))
-
-    def cut(self, texts: Sequence[str]) -> list[str]:
-        """Those of the texts that are longer than the context."""
-        return list(compress(texts, self.tokenizer.truncated(texts, self.context)))
 
     def unfamiliar(self, texts: Sequence[str]) -> list[str]:
         """The words that a tokenizer reads in pieces: it never met them, or seldom."""

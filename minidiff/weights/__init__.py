@@ -13,8 +13,9 @@ from minidiff.weights.files import (
     unflatten,
     write_atomically,
 )
-from minidiff.weights.pipeline import read_components
+from minidiff.weights.pipeline import is_latent, load_pipeline, read_components
 from minidiff.weights.scheduler import read_scheduler, write_scheduler
+from minidiff.weights.text_encoder import load_text_encoder
 from minidiff.weights.unet import load_unet, save_unet
 from minidiff.weights.vae import load_vae, save_vae
 
@@ -22,10 +23,13 @@ __all__ = [
     "LISTED",
     "TEMPORARY",
     "flatten",
+    "is_latent",
     "load",
     "load_arrays",
     "load_clip",
     "load_metadata",
+    "load_pipeline",
+    "load_text_encoder",
     "load_tokenizer",
     "load_unet",
     "load_vae",

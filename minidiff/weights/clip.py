@@ -137,7 +137,7 @@ def _json(facts: dict) -> bytes:
 
 def _entries(config: CLIPConfig) -> list[Entry]:
     """Where each tensor of a CLIPModel belongs."""
-    vision, text = "vision_model.embeddings", "text_model.embeddings"
+    vision = "vision_model.embeddings"
     return [
         Entry(f"{vision}.class_embedding", ("image.class_token",)),
         Entry(
@@ -147,15 +147,23 @@ def _entries(config: CLIPConfig) -> list[Entry]:
         ),
         Entry(f"{vision}.position_embedding.weight", ("image.positions",)),
         *norm("vision_model.pre_layrnorm", "image.norm_in"),  # spelled so
-        *_blocks("vision_model", "image", config.image.layers),
+        *_blocks("vision_model.", "image.", config.image.layers),
         *norm("vision_model.post_layernorm", "image.norm_out"),
         *linear("visual_projection", "image_projection", bias=False),
-        Entry(f"{text}.token_embedding.weight", ("text.tokens",)),
-        Entry(f"{text}.position_embedding.weight", ("text.positions",)),
-        *_blocks("text_model", "text", config.text.layers),
-        *norm("text_model.final_layer_norm", "text.norm_out"),
+        *text_entries("text_model.", "text.", config.text.layers),
         *linear("text_projection", "text_projection", bias=False),
         Entry("logit_scale", ("log_scale",)),
+    ]
+
+
+def text_entries(tower: str, ours: str, layers: int) -> list[Entry]:
+    """Where each tensor of a text tower belongs; ``tower``, ``ours``: what its names begin with."""
+    embeddings = f"{tower}embeddings"
+    return [
+        Entry(f"{embeddings}.token_embedding.weight", (f"{ours}tokens",)),
+        Entry(f"{embeddings}.position_embedding.weight", (f"{ours}positions",)),
+        *_blocks(tower, ours, layers),
+        *norm(f"{tower}final_layer_norm", f"{ours}norm_out"),
     ]
 
 
@@ -170,7 +178,7 @@ def _blocks(tower: str, ours: str, layers: int) -> list[Entry]:
     }
     entries = []
     for i in range(layers):
-        block, stack = f"{tower}.encoder.layers.{i}", f"{ours}.transformer.blocks"
+        block, stack = f"{tower}encoder.layers.{i}", f"{ours}transformer.blocks"
         for n in (1, 2):
             entries += norm(f"{block}.layer_norm{n}", f"{stack}.norm{n}", i)
         for theirs, path in linears.items():

@@ -72,7 +72,6 @@ def read_config(folder: Path) -> CLIPConfig:
     text, vision = _section(settings, "text", TEXT), _section(settings, "vision", VISION)
     channels = vision.whole("num_channels", high=MOST_PIXELS)
     side = vision.whole("image_size", high=MOST_PIXELS)
-    end = text.whole("eos_token_id", low=0, high=2**31 - 1)
     mean, std = read_normalization(folder, channels)
     return CLIPConfig(
         embedding=settings.whole("projection_dim"),
@@ -85,13 +84,26 @@ def read_config(folder: Path) -> CLIPConfig:
             mean=mean,
             std=std,
         ),
-        text=_made(
-            TextConfig,
-            text,
-            vocabulary=text.whole("vocab_size"),
-            context=text.whole("max_position_embeddings"),
-            end=None if end == LEGACY_END else end,
-        ),
+        text=_text(text),
+    )
+
+
+def read_text_config(folder: Path) -> TextConfig:
+    """What config.json of a CLIPTextModel's folder says; InputError if it is none."""
+    path = folder / "config.json"
+    settings = Settings(read_json(path), str(path))
+    settings.choice("model_type", "clip_text_model", ("clip_text_model",))
+    return _text(Settings(settings.facts, str(path), TEXT))
+
+
+def _text(settings: Settings) -> TextConfig:
+    end = settings.whole("eos_token_id", low=0, high=2**31 - 1)
+    return _made(
+        TextConfig,
+        settings,
+        vocabulary=settings.whole("vocab_size"),
+        context=settings.whole("max_position_embeddings"),
+        end=None if end == LEGACY_END else end,
     )
 
 

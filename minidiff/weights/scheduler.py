@@ -3,13 +3,17 @@ r"""How a diffusers folder was trained and is sampled: scheduler_config.json, re
 Names and defaults are those of diffusers' classes, and defaults differ from class to class. What its
 classes do otherwise than our samplers, given the same settings:
 
-- **The end.** DDIM with ``set_alpha_to_one`` false, and DPM-Solver++ and Euler with
+- **The end.** DDIM and PNDM with ``set_alpha_to_one`` false, and DPM-Solver++ and Euler with
   ``final_sigmas_type`` sigma_min, end at the noise of index 0, not at the image: ``Scheduler.last``.
-- **DDIM's target** is always t - T // steps. Where the indices visited lie otherwise (linspace, or
-  trailing where steps does not divide T) it leaves x at one noise level and goes on from another;
-  ours goes to the next index visited.
+- **The target of DDIM and PNDM** is always t - T // steps. Where the indices visited lie otherwise
+  (linspace, or trailing where steps does not divide T) it leaves x at one noise level and goes on from
+  another; ours goes to the next index visited.
+- **The last step of DPM-Solver++** with ``final_sigmas_type`` sigma_min is of first order in runs of
+  fewer than 15 steps; ours is of second order in all.
 - **DDIM's clipping** changes x0 and leaves eps as it was, unless ``step`` is told
   ``use_clipped_model_output``. The other classes change both, as ``guidance.ClipX0`` does.
+- **PNDM** with ``skip_prk_steps`` false begins with Runge-Kutta; ours never does, and says so. It mixes
+  what the network says, be it v; ours mixes the eps that it means.
 - **DDPM** with variance fixed_large adds noise in its last step too, unless that is at t = 0: with
   trailing spacing its samples keep variance 1 - alpha_bar of the last index. Ours ends without noise.
   Its fixed_large_log takes the root of a logarithm (nan); it is read as large.
@@ -47,9 +51,9 @@ from minidiff.schedules import (
 )
 from minidiff.settings import Settings
 from minidiff.weights.files import write_atomically
-from minidiff.weights.scheduler_settings import STAND_INS, table
+from minidiff.weights.scheduler_settings import CLASSES, OTHERS, STAND_INS, TABLES
 
-Method = Literal["ddpm", "ddim", "dpm++", "euler", "heun", "ancestral"]
+Method = Literal["ddpm", "ddim", "plms", "dpm++", "euler", "heun", "ancestral"]
 Prediction = Literal["eps", "x0", "v"]
 
 NAME = "scheduler_config.json"
@@ -82,6 +86,19 @@ class Scheduler:
     clip: float | None = None  # predicted images are kept in [-clip, clip]
     notes: tuple[str, ...] = field(default=(), compare=False)  # what was read but is not followed
 
+    def settings(self, sampler: str, steps: int | None) -> dict:
+        """What a sampler is told for a run of so many steps as in this folder; none: all of them.
+
+        Where it ends is a setting of each class, and one of DDIM and PNDM together. ValueError as
+        ``timesteps``.
+        """
+        found = {"steps": steps and tuple(self.timesteps(steps, sampler).tolist())}
+        if self.last >= 0 and (
+            sampler == self.method or {sampler, self.method} <= {"ddim", "plms"}
+        ):
+            found["last"] = self.last
+        return found | ({"variance": self.variance} if sampler == "ddpm" else {})
+
     @property
     def schedule(self) -> Schedule:
         """The schedule that the network was trained with. InputError if there cannot be one."""
@@ -101,12 +118,17 @@ class Scheduler:
             raise InputError(f"the betas leave {left:.0e} of the image at their end: too little")
         return schedule
 
-    def timesteps(self, steps: int) -> np.ndarray:
+    def timesteps(self, steps: int, sampler: str | None = None) -> np.ndarray:
         """The indices, descending, at which the folder's class calls the network in a short run.
 
-        Fractions are rounded. ValueError unless 1 <= steps <= T, or if ``offset`` leads past T.
+        Fractions are rounded. ``sampler``: another class's, told the same. ValueError unless
+        1 <= steps <= T, or if ``offset`` leads past T.
         """
-        if self.method == "dpm++" and self.spacing != "trailing" and steps < self.steps:
+        if (
+            (sampler or self.method) == "dpm++"
+            and self.spacing != "trailing"
+            and steps < self.steps
+        ):
             ts = timesteps(self.steps, steps + 1, self.spacing)[:-1]
         else:
             ts = timesteps(self.steps, steps, self.spacing)
@@ -128,50 +150,6 @@ WORDS = {
     "set_alpha_to_one": ("last", {True: -1, False: 0}),
     "rescale_betas_zero_snr": ("zero_snr", {True: True, False: False}),
 }
-
-# Settings of their samplers that ours do not have: what is not the default goes into the notes.
-FOREIGN = {
-    "use_karras_sigmas": False,
-    "use_exponential_sigmas": False,
-    "use_beta_sigmas": False,
-    "interpolation_type": "linear",
-    "use_lu_lambdas": False,
-    "lambda_min_clipped": float("-inf"),
-    "algorithm_type": "dpmsolver++",
-    "solver_order": 2,
-    "solver_type": "midpoint",
-    "lower_order_final": True,
-    "euler_at_final": False,
-}
-
-# The settings of each class that matter here, with its defaults, and our sampler that it is.
-_ALL = {
-    "num_train_timesteps": 1000,
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "trained_betas": None,
-    "prediction_type": "epsilon",
-    "timestep_spacing": "linspace",
-    "steps_offset": 0,
-}
-_MOST = _ALL | {"rescale_betas_zero_snr": False}
-_CLIP = {"clip_sample": True, "clip_sample_range": 1.0}
-_FIRST = _MOST | _CLIP | {"timestep_spacing": "leading", "thresholding": False}
-_SIGMAS = {key: False for key in FOREIGN if key.endswith("_sigmas")}
-_SOLVER = {key: FOREIGN[key] for key in FOREIGN if key != "interpolation_type"}
-_ZERO = {"final_sigmas_type": "zero"}
-_HEUN = {"clip_sample": False, "beta_start": 0.00085, "beta_end": 0.012}
-CLASSES: dict[str, tuple[Method, dict]] = {
-    "DDPMScheduler": ("ddpm", _FIRST | {"variance_type": "fixed_small"}),
-    "DDIMScheduler": ("ddim", _FIRST | {"set_alpha_to_one": True}),
-    "DPMSolverMultistepScheduler": ("dpm++", _MOST | _SOLVER | _ZERO | {"thresholding": False}),
-    "EulerDiscreteScheduler": ("euler", _MOST | _SIGMAS | _ZERO | {"interpolation_type": "linear"}),
-    "HeunDiscreteScheduler": ("heun", _ALL | _SIGMAS | _CLIP | _HEUN),
-    "EulerAncestralDiscreteScheduler": ("ancestral", _MOST),
-}
-TABLES = {name: table(name, defaults, FOREIGN) for name, (_, defaults) in CLASSES.items()}
-OTHERS = table("another scheduler", CLASSES["DDIMScheduler"][1], FOREIGN)
 
 
 def read_scheduler(folder: str | Path) -> Scheduler:
@@ -218,6 +196,8 @@ def read_scheduler(folder: str | Path) -> Scheduler:
         fields["beta_schedule"] = settings.choice("beta_schedule", defaults["beta_schedule"], known)
         for key in ("beta_start", "beta_end"):
             fields[key] = settings.number(key, defaults[key], 0.0, 1.0)
+    if method == "plms" and not settings.flag("skip_prk_steps", False):
+        notes += ("skip_prk_steps 'False' is not followed: plms begins without Runge-Kutta",)
     if "thresholding" in defaults and settings.flag("thresholding", False):
         fields["clip"] = 1.0
         if facts.get("sample_max_value", 1) != 1:
@@ -282,6 +262,8 @@ def write_scheduler(folder: str | Path, scheduler: Scheduler) -> None:
     elif "thresholding" in defaults and scheduler.clip == 1:
         written.add("clip")
         facts["thresholding"] = True
+    if "skip_prk_steps" in defaults:
+        facts["skip_prk_steps"] = True
     for key in WORDS.keys() & defaults.keys():
         field, words = WORDS[key]
         written.add(field)

@@ -1,6 +1,50 @@
-"""What the schedulers of diffusers may be told, beside what ours follow: see ``weights.scheduler``."""
+"""What diffusers' schedulers may be told, and what each takes for granted: see ``weights.scheduler``."""
 
 from minidiff.settings import LIBRARY_NOTES, Table, names
+
+# Settings of their samplers that ours do not have: what is not the default goes into the notes.
+FOREIGN = {
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "interpolation_type": "linear",
+    "use_lu_lambdas": False,
+    "lambda_min_clipped": float("-inf"),
+    "algorithm_type": "dpmsolver++",
+    "solver_order": 2,
+    "solver_type": "midpoint",
+    "lower_order_final": True,
+    "euler_at_final": False,
+}
+
+# The settings of each class that matter here, with its defaults, and our sampler that it is.
+_ALL = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "trained_betas": None,
+    "prediction_type": "epsilon",
+    "timestep_spacing": "linspace",
+    "steps_offset": 0,
+}
+_MOST = _ALL | {"rescale_betas_zero_snr": False}
+_CLIP = {"clip_sample": True, "clip_sample_range": 1.0}
+_FIRST = _MOST | _CLIP | {"timestep_spacing": "leading", "thresholding": False}
+_SIGMAS = {key: False for key in FOREIGN if key.endswith("_sigmas")}
+_SOLVER = {key: FOREIGN[key] for key in FOREIGN if key != "interpolation_type"}
+_ZERO = {"final_sigmas_type": "zero"}
+_HEUN = {"clip_sample": False, "beta_start": 0.00085, "beta_end": 0.012}
+_PNDM = {"set_alpha_to_one": False, "skip_prk_steps": False, "timestep_spacing": "leading"}
+CLASSES: dict[str, tuple[str, dict]] = {
+    "DDPMScheduler": ("ddpm", _FIRST | {"variance_type": "fixed_small"}),
+    "DDIMScheduler": ("ddim", _FIRST | {"set_alpha_to_one": True}),
+    "PNDMScheduler": ("plms", _ALL | _PNDM),
+    "DPMSolverMultistepScheduler": ("dpm++", _MOST | _SOLVER | _ZERO | {"thresholding": False}),
+    "EulerDiscreteScheduler": ("euler", _MOST | _SIGMAS | _ZERO | {"interpolation_type": "linear"}),
+    "HeunDiscreteScheduler": ("heun", _ALL | _SIGMAS | _CLIP | _HEUN),
+    "EulerAncestralDiscreteScheduler": ("ancestral", _MOST),
+}
 
 # What a class does where its settings are silent and DDIM's are not, for those for which our ddim
 # stands. None: its schedule is none of ours, whatever it is told.
@@ -21,7 +65,6 @@ STAND_INS: dict[str, dict | None] = {
     "KDPM2DiscreteScheduler": _SPREAD | _LATENT,
     "LCMScheduler": _FEW,
     "LMSDiscreteScheduler": _SPREAD,
-    "PNDMScheduler": {"set_alpha_to_one": False},
     "RePaintScheduler": _CLIPPED,
     "SASolverScheduler": _SPREAD,
     "TCDScheduler": _FEW,
@@ -47,3 +90,7 @@ def table(name: str, defaults: dict, foreign: dict) -> Table:
     followed = {key: value for key, value in defaults.items() if key not in foreign}
     noted = {key: value for key, value in defaults.items() if key in foreign}
     return Table(name, followed, {}, noted, (_ANY | LIBRARY_NOTES) - defaults.keys())
+
+
+TABLES = {name: table(name, defaults, FOREIGN) for name, (_, defaults) in CLASSES.items()}
+OTHERS = table("another scheduler", CLASSES["DDIMScheduler"][1], FOREIGN)

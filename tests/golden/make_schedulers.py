@@ -23,7 +23,7 @@ HERE = Path(__file__).parent / "schedulers"
 SHAPE = (2, 8)
 STEPS = 10
 CLASSES = ("DDPM", "DDIM", "DPMSolverMultistep", "EulerDiscrete", "HeunDiscrete")
-CLASSES += ("EulerAncestralDiscrete",)
+CLASSES += ("EulerAncestralDiscrete", "PNDM")
 
 LATENT = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 COSINE = {"beta_schedule": "squaredcos_cap_v2"}
@@ -35,6 +35,8 @@ FREE, CLIPPED = {"clip_sample": False}, {"clip_sample": True, "clip_sample_range
 LARGE = {"variance_type": "fixed_large"}
 ZERO_SNR = {"rescale_betas_zero_snr": True}
 OFFSET = {"steps_offset": 1}
+NEAR = {"final_sigmas_type": "sigma_min"}
+PLMS = {"skip_prk_steps": True}
 
 # name: (class, settings, arguments of ``step``)
 RUNS = {
@@ -55,15 +57,20 @@ RUNS = {
     "ddim_zero_snr": ("DDIM", FREE | LATENT | V | TRAILING | ZERO_SNR, {"eta": 0.0}),
     "dpm_linspace": ("DPMSolverMultistep", {}, {}),
     "dpm_leading": ("DPMSolverMultistep", LATENT | V | LEADING | OFFSET, {}),
+    "dpm_near": ("DPMSolverMultistep", LATENT | LEADING | OFFSET | NEAR, {}),
     "dpm_trailing": ("DPMSolverMultistep", LATENT | TRAILING, {}),
     "euler_linspace": ("EulerDiscrete", {}, {}),
     "euler_leading": ("EulerDiscrete", LATENT | LEADING | OFFSET, {}),
+    "euler_near": ("EulerDiscrete", LATENT | LEADING | OFFSET | NEAR, {}),
     "euler_trailing": ("EulerDiscrete", LATENT | V | TRAILING, {}),
     "heun_linspace": ("HeunDiscrete", LATENT, {}),
     "heun_clipped": ("HeunDiscrete", CLIPPED | V | TRAILING, {}),
     "heun_leading": ("HeunDiscrete", LATENT | LEADING | OFFSET, {}),
     "ancestral_linspace": ("EulerAncestralDiscrete", {}, {}),
     "ancestral_leading": ("EulerAncestralDiscrete", LATENT | V | LEADING | OFFSET, {}),
+    "plms_offset": ("PNDM", PLMS | LATENT | OFFSET, {}),  # as Stable Diffusion 1
+    "plms_trailing": ("PNDM", PLMS | TRAILING | {"set_alpha_to_one": True}, {}),
+    "plms_v": ("PNDM", PLMS | LATENT | OFFSET | V, {}),
 }
 
 # Arguments of DDPMScheduler, the only one that knows every schedule, whose alpha_bar is kept.
@@ -142,7 +149,8 @@ def visited(kind):
     found = {}
     for spacing in ("leading", "trailing", "linspace"):
         for steps in (2, 7, 10, 27, 30):
-            scheduler = make(kind, timestep_spacing=spacing, steps_offset=1)
+            told = PLMS if kind == "PNDM" else {}
+            scheduler = make(kind, timestep_spacing=spacing, steps_offset=1, **told)
             scheduler.set_timesteps(steps)
             found[f"{spacing} {steps}"] = scheduler.timesteps.tolist()
     return found
@@ -166,6 +174,6 @@ if __name__ == "__main__":
     save_file(arrays, HERE / "golden.safetensors")
     write("runs.json", runs)
     facts = {f"{kind}Scheduler": {"defaults": defaults(kind)} for kind in CLASSES}
-    for kind in ("DDPM", "DPMSolverMultistep", "EulerDiscrete"):
+    for kind in ("DDPM", "DPMSolverMultistep", "EulerDiscrete", "PNDM"):
         facts[f"{kind}Scheduler"]["timesteps"] = visited(kind)
     write("facts.json", facts)
