@@ -41,6 +41,7 @@ FLOORS = [
     {"autoencoder"},
     MATHEMATICS | NETWORKS,
     {"clip", "layouts", "retrieval", "editing", "likelihood"},
+    {"savings"},
     {"data", "weights", "plot"},
     {"training"},
     {"trained"},
