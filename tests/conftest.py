@@ -156,6 +156,18 @@ def text_run(clip_run, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def vae_run(tmp_path_factory):
+    """A run of the smallest VAE on scenes: hardly trained, but whole."""
+    import tiny
+
+    from minidiff.cli import main
+
+    folder = tmp_path_factory.mktemp("vae") / "run"
+    assert main(tiny.vae_command(folder)) == 0
+    return folder
+
+
 # Of tests/test_hostile_*.py
 
 

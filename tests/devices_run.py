@@ -2,7 +2,7 @@
 
     JAX_NUM_CPU_DEVICES=8 python devices_run.py FOLDER MESH ...     # "-" for a single device
 
-A process of its own, since JAX fixes its devices when it starts. Trains ddpm and clip on each mesh in
+A process of its own, since JAX fixes its devices when it starts. Trains ddpm, clip and vae on each mesh in
 FOLDER/RECIPE-MESH, each device count going on in a copy of the other's half-way checkpoint too, and
 prints one line of JSON: what share of the bytes of a training state each mesh has on its first device.
 """
@@ -16,7 +16,7 @@ import minidiff  # noqa: F401  first: it sets XLA's flags  # isort: skip
 import jax
 import tiny
 
-from minidiff.recipes import clip, ddpm
+from minidiff.recipes import clip, ddpm, vae
 from minidiff.training.config import override
 from minidiff.training.devices import Devices
 from minidiff.training.run import Run
@@ -27,6 +27,7 @@ STEPS = ["steps=20", "log_every=1", "checkpoint_every=10", "batch_size=16", "pic
 RECIPES = {
     "ddpm": (ddpm, [*tiny.SETTINGS, "data=digits", *STEPS]),
     "clip": (clip, [*tiny.CLIP_SETTINGS, *STEPS]),
+    "vae": (vae, [*tiny.VAE_SETTINGS, *STEPS]),
 }
 
 

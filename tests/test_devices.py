@@ -60,7 +60,7 @@ def weights_of(folder):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("recipe", ["ddpm", "clip"])
+@pytest.mark.parametrize("recipe", ["ddpm", "clip", "vae"])
 @pytest.mark.parametrize("mesh", MESHES[1:])
 def test_twenty_steps_on_many_devices_are_those_of_one(trained, recipe, mesh):
     folder, _ = trained

@@ -41,7 +41,7 @@ FLOORS = [
     {"autoencoder"},
     MATHEMATICS | NETWORKS,
     {"clip", "layouts", "retrieval", "editing", "likelihood"},
-    {"pipeline"},
+    {"pipeline", "savings"},
     {"data", "weights", "plot"},
     {"training"},
     {"trained"},

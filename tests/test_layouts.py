@@ -1,4 +1,4 @@
-"""What the U-Nets of the field are made of, and the table that tells it."""
+"""What the networks of the field are made of, and the table that tells it."""
 
 import dataclasses
 
@@ -7,6 +7,7 @@ import pytest
 
 from minidiff.layers import count_parameters
 from minidiff.layouts import LAYOUTS, SIDES, count_blocks, describe, table
+from minidiff.recipes import vae
 from minidiff.unet import UNet, UNetConfig
 
 SMALL = UNetConfig(channels=(8, 16), groups=4, attention=(1,))
@@ -84,3 +85,41 @@ def test_the_rows_add_up(settings):
 def test_levels_that_are_not_there_are_refused():
     with pytest.raises(ValueError, match=r"attention at \[2\]: levels are 0 to 1"):
         dataclasses.replace(SMALL, attention=(0, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("compact-f8", 1_085_016),
+        ("kl-f4", 55_312_063),
+        ("kl-f8", 83_653_863),
+        ("kl-f16", 69_610_963),
+        ("kl-f32", 103_880_131),
+    ],
+)
+def test_the_autoencoders_of_the_field_have_their_sizes(name, parameters):
+    config, side = LAYOUTS[name], SIDES[name]
+    rows = {name: (shape, count) for name, shape, count in describe(config, side)}
+    assert sum(count for _, count in rows.values()) == parameters
+    small = side // config.factor
+    assert rows["encoder.out"][0] == (small, small, 2 * config.latent_channels)
+    assert rows["decoder.out"][0] == (side, side, 3)
+    assert ("quant" in rows) is ("post_quant" in rows) is config.quant
+
+
+def test_an_autoencoder_as_a_table():
+    lines = table(LAYOUTS["compact-f8"], 64).splitlines()
+    assert lines[1].split() == [
+        "encoder.conv_in",
+        "16",
+        "x",
+        "16",
+        "x",
+        "64",
+        "27,712",
+    ]  # 9 * 48 * 64 + 64
+    assert lines[-1] == "1,085,016 parameters"
+
+
+def test_the_autoencoder_that_is_trained_here_is_the_one_that_is_described():
+    assert vae.PRESETS["cpu"].network((64, 64, 3)) == LAYOUTS["compact-f8"]

@@ -22,6 +22,7 @@ from minidiff.solvers import SAMPLERS
 from minidiff.text import TextConfig, Tokenizer
 from minidiff.training.state import TrainState, cast, make_optimizer, make_train_step
 from minidiff.unet import Condition, UNet, UNetConfig
+from minidiff.vae import VAE, VAEConfig, vae_loss
 from minidiff.vit import ViTConfig
 
 KEY = jax.random.key(0)
@@ -104,6 +105,20 @@ def test_train_step_of_clip(loss, dtype, kind):
     step = make_train_step(loss_of, optimizer, dtype=dtype, steps=2)
     exported = lower(step, KEY, state, source)
     assert len(exported.out_avals) == len(jax.tree.leaves(state)) + 3
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.long)])
+def test_train_step_of_vae(dtype):
+    config = VAEConfig(latent_channels=2, channels=(8, 16), blocks=1, groups=4, patch=2)
+    optimizer = make_optimizer(10, 1e-2, kind="muon")
+
+    def loss(key, vae, batch):
+        return vae_loss(key, vae, batch["image"])
+
+    state = jax.eval_shape(lambda key: TrainState.init(VAE.init(key, config), optimizer), KEY)
+    step = make_train_step(loss, optimizer, dtype=dtype, steps=2)
+    exported = lower(step, KEY, state, SceneSource(size=8, batch_size=4))
+    assert len(exported.out_avals) == len(jax.tree.leaves(state)) + 5
 
 
 def test_logits_of_clip():

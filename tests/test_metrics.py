@@ -186,3 +186,97 @@ def test_noise_level_is_that_of_the_noise(level):
     ramp[:, :, 8:] *= -1
     noisy = np.float32(ramp + level * dice.normal(size=ramp.shape))
     assert metrics.noise_level(noisy) == pytest.approx(level, rel=0.2, abs=1e-6)
+
+
+# Copies beside their originals
+
+
+def images(count=3, height=16, width=16, channels=2, seed=0):
+    """Smooth ramps and some noise, in [-1, 1]."""
+    dice = np.random.default_rng(seed)
+    ramp = np.linspace(-0.7, 0.7, width)[None, None, :, None]
+    return np.float32(ramp + dice.uniform(-0.3, 0.3, size=(count, height, width, channels)))
+
+
+def test_psnr_is_told_by_the_error():
+    real = images()
+    error = np.array([0.2, 0.02, 2.0])[:, None, None, None]
+    np.testing.assert_allclose(metrics.psnr(real + error, real), [20, 40, 0], atol=1e-5)
+    assert np.isinf(metrics.psnr(real, real)).all()
+
+
+def test_psnr_is_of_each_image_and_not_of_all():
+    made, real = images(seed=1), images()
+    apart = [metrics.psnr(made[i : i + 1], real[i : i + 1])[0] for i in range(3)]
+    np.testing.assert_allclose(metrics.psnr(made, real), apart)
+    assert len(set(apart)) == 3
+
+
+def ssim_by_windows(x, y):
+    """Window by window, with weighted means written out: Wang et al. 2004, equations 13 to 16."""
+    away = np.arange(11) - 5
+    weights = np.exp(-(away[:, None] ** 2 + away[None] ** 2) / (2 * 1.5**2))
+    weights /= weights.sum()
+    found = []
+    for top in range(x.shape[0] - 10):
+        for left in range(x.shape[1] - 10):
+            for channel in range(x.shape[2]):
+                a = np.float64(x[top : top + 11, left : left + 11, channel])
+                b = np.float64(y[top : top + 11, left : left + 11, channel])
+                mean_a, mean_b = np.sum(weights * a), np.sum(weights * b)
+                variance_a = np.sum(weights * (a - mean_a) ** 2)
+                variance_b = np.sum(weights * (b - mean_b) ** 2)
+                both = np.sum(weights * (a - mean_a) * (b - mean_b))
+                luminance = (2 * mean_a * mean_b + 0.0004) / (mean_a**2 + mean_b**2 + 0.0004)
+                found.append(luminance * (2 * both + 0.0036) / (variance_a + variance_b + 0.0036))
+    return np.mean(found)
+
+
+@pytest.mark.parametrize(("height", "width", "channels"), [(11, 11, 1), (13, 16, 3)])
+def test_ssim_is_that_of_a_loop_over_windows(height, width, channels):
+    real, made = (images(2, height, width, channels, seed) for seed in (0, 1))
+    wanted = [ssim_by_windows(x, y) for x, y in zip(made, real, strict=True)]
+    np.testing.assert_allclose(metrics.ssim(made, real), wanted, rtol=1e-9)
+
+
+def test_ssim_of_what_is_alike_and_of_what_is_not():
+    real = images()
+    np.testing.assert_allclose(metrics.ssim(real, real), 1)
+    grey = np.zeros_like(real)  # no structure at all, and nothing to see of it
+    assert (metrics.ssim(grey, real) < 0.1).all()
+    ripple = real - images(seed=1)
+    assert (metrics.ssim(0.5 + ripple, 0.5 - ripple) < 0).all()
+    noisy = real + np.float32(0.3) * images(seed=1)
+    assert (metrics.ssim(grey, real) < metrics.ssim(noisy, real)).all()
+
+
+@pytest.mark.parametrize("sides", [(10, 16), (16, 10)])
+def test_ssim_wants_room_for_its_window(sides):
+    small = images(1, *sides)
+    with pytest.raises(ValueError, match="sides of 11 pixels or more"):
+        metrics.ssim(small, small)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_crispness_is_the_height_of_an_edge(axis):
+    """Where at least one neighbour in a hundred lies across it."""
+    edge = np.full((2, 16, 16, 3), -0.5, np.float32)
+    right = (slice(None),) * axis + (slice(8, None),)
+    edge[right] = 0.7
+    assert metrics.crispness(edge) == pytest.approx(1.2)
+    soft = edge.copy()
+    soft[(slice(None),) * axis + (slice(7, 9),)] = 0.1
+    assert metrics.crispness(soft) == pytest.approx(0.6)
+    assert metrics.crispness(np.ones((1, 16, 16, 3), np.float32)) == 0
+
+
+def test_blur_takes_crispness_away():
+    sharp = images(4, seed=2)
+    four = [sharp[:, i : 15 + i, j : 15 + j] for i in (0, 1) for j in (0, 1)]
+    assert metrics.crispness(np.mean(four, axis=0)) < 0.75 * metrics.crispness(sharp)
+
+
+def test_crispness_is_of_the_channel_that_differs_most():
+    edge = np.zeros((1, 16, 16, 3), np.float32)
+    edge[:, 8:, :, 1] = 0.9
+    assert metrics.crispness(edge) == pytest.approx(0.9)

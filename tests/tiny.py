@@ -44,3 +44,15 @@ def text_command(out, *more):
     """Arguments of ``minidiff`` that train the smallest text-to-image model in the folder ``out``."""
     place = ["--preset", "smoke", "--out", str(out), "--quiet"]
     return ["train", "text_to_image", *place, *TEXT_SETTINGS, *more]
+
+
+VAE_SETTINGS = [
+    "size=16", "channels=8", "decoder_channels=8", "patch=2", "latent=2", "batch_size=4", "steps=4",
+    "log_every=2", "checkpoint_every=2", "picture_every=2", "scale_count=16", "report_count=16",
+]  # fmt: skip
+
+
+def vae_command(out, *more):
+    """Arguments of ``minidiff`` that train the smallest VAE in the folder ``out``."""
+    place = ["--preset", "smoke", "--out", str(out), "--quiet"]
+    return ["train", "vae", *place, *VAE_SETTINGS, *more]

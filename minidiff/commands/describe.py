@@ -1,4 +1,7 @@
-"""Show what a U-Net is made of: a table of its blocks."""
+"""Show what a network is made of: a table of its blocks.
+
+Of an autoencoder also what it saves a U-Net that diffuses in its latents.
+"""
 
 import argparse
 
@@ -12,6 +15,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the table."""
-    from minidiff import layouts
+    from minidiff import layouts, savings
+    from minidiff.vae import VAEConfig
 
-    print(layouts.table(layouts.LAYOUTS[args.layout], layouts.SIDES[args.layout]))
+    config, side = layouts.LAYOUTS[args.layout], layouts.SIDES[args.layout]
+    print(layouts.table(config, side))
+    if isinstance(config, VAEConfig):
+        print(f"\n{savings.table(config, side)}")

@@ -1,4 +1,4 @@
-"""How good a set of samples is: numbers from arrays, in double precision, outside any program."""
+"""How good samples and copies are: numbers from arrays, in double precision, outside any program."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -86,3 +86,64 @@ def noise_level(images: Float[np.ndarray, "n height width channels"]) -> float:
     images = np.asarray(images, np.float32)
     second = images[:, :, 2:] - 2 * images[:, :, 1:-1] + images[:, :, :-2]
     return float(np.median(np.abs(second)) / (0.6745 * 6**0.5))
+
+
+Images = Float[np.ndarray, "n height width channels"]
+RANGE = 2.0  # of images in [-1, 1]: what PSNR and SSIM call the peak
+WINDOW, SIGMA = 11, 1.5  # SSIM's, as published
+
+
+def psnr(made: Images, real: Images) -> Float[np.ndarray, " n"]:
+    r"""10 log10(2^2 / mean (made - real)^2) of each pair of images in [-1, 1], in decibels.
+
+    20 is an error of a tenth of the range. Infinite for equal images. Of many, print the mean.
+    """
+    error = np.asarray(made, np.float64) - np.asarray(real, np.float64)
+    mean = np.square(error).reshape(len(error), -1).mean(axis=1)
+    with np.errstate(divide="ignore"):
+        return 10 * np.log10(RANGE**2 / mean)
+
+
+def ssim(made: Images, real: Images) -> Float[np.ndarray, " n"]:
+    r"""How alike the structure of each pair of images in [-1, 1] is; 1 where they are equal.
+
+    Wang et al. 2004, equation 13 (https://doi.org/10.1109/TIP.2003.819861), with their constants and
+    their window: 11 x 11, Gaussian, 1.5 pixels wide, laid only where it lies within the image. The mean
+    over windows and channels. ValueError for an image smaller than the window.
+    """
+    if min(real.shape[1:3]) < WINDOW:
+        raise ValueError(f"SSIM wants sides of {WINDOW} pixels or more; got {real.shape[1:3]}")
+    x, y = np.asarray(made, np.float64), np.asarray(real, np.float64)
+    mean_x, mean_y = _windowed(x), _windowed(y)
+    variances = _windowed(x * x) - mean_x**2 + _windowed(y * y) - mean_y**2
+    covariance = _windowed(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
+    alike = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    alike /= (mean_x**2 + mean_y**2 + c1) * (variances + c2)
+    return alike.mean(axis=(1, 2, 3))
+
+
+def _windowed(x: Images) -> np.ndarray:
+    """The weighted mean in every window, (n, channels, down, across)."""
+    away = np.arange(WINDOW) - WINDOW // 2
+    weights = np.exp(-0.5 * (away / SIGMA) ** 2)
+    for side in x.shape[
+        1:3
+    ]:  # a Gaussian of two numbers is one of the first times one of the second
+        band = np.zeros((side - WINDOW + 1, side))
+        for start, row in enumerate(band):
+            row[start : start + WINDOW] = weights / weights.sum()
+        x = np.tensordot(x, band, axes=(1, 1))  # the new side comes last, the other is now axis 1
+    return x
+
+
+def crispness(images: Images) -> float:
+    """The 99th percentile of the difference between neighbouring pixels, beside or below each other.
+
+    Of two pixels that of the channel in which they differ most, in images of [-1, 1]: from 0 to 2. It
+    tells how sharp the sharpest hundredth of a picture is. Blur lowers it where a mean, of which flat
+    parts are most, hardly moves. Print that of real images beside it: of scenes of 64 pixels it is 1.37.
+    """
+    images = np.asarray(images, np.float32)
+    steps = [np.abs(np.diff(images, axis=axis)).max(axis=3).ravel() for axis in (1, 2)]
+    return float(np.percentile(np.concatenate(steps), 99))

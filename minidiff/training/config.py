@@ -10,6 +10,8 @@ from minidiff.errors import InputError
 
 MOST_SIDE = 4096  # of images
 MOST_FACT = 2**20
+CHANNELS = range(8, 2**14 + 1, 8)  # of a level: GroupNorm has eight groups
+MOST_LEVELS = 12
 
 
 def setting(default, text: str, *, low=None, high=None, choices: tuple = (), free: bool = False):
@@ -87,6 +89,16 @@ def _short(value: object) -> str:
     """A value, fit for one line."""
     text = str(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def check_channels(name: str, channels: tuple[int, ...]) -> None:
+    """InputError unless these can be the channels of a network's levels."""
+    if not channels or any(c not in CHANNELS for c in channels):
+        raise InputError(
+            f"{name}={channels}: each must be a multiple of 8 from 8 to {CHANNELS[-1]}"
+        )
+    if len(channels) > MOST_LEVELS:
+        raise InputError(f"{name}: {len(channels)} levels are more than {MOST_LEVELS}")
 
 
 def check_fact(name: str, value: object) -> object:

@@ -10,11 +10,8 @@ from minidiff.noising import logit_normal_steps, uniform_steps
 from minidiff.objectives import OBJECTIVES, min_snr_weight, objective_weight
 from minidiff.schedules import SCHEDULES, Schedule, zero_terminal_snr
 from minidiff.solvers import SAMPLERS
-from minidiff.training.config import TrainConfig, setting
+from minidiff.training.config import TrainConfig, check_channels, setting
 from minidiff.unet import UNetConfig
-
-CHANNELS = range(8, 2**14 + 1, 8)
-MOST_LEVELS = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +41,7 @@ class Config(TrainConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.channels or any(c not in CHANNELS for c in self.channels):
-            raise InputError(
-                f"channels={self.channels}: each must be a multiple of 8 from 8 to {CHANNELS[-1]}"
-            )
-        if len(self.channels) > MOST_LEVELS:
-            raise InputError(f"channels: {len(self.channels)} levels are more than {MOST_LEVELS}")
+        check_channels("channels", self.channels)
         if any(c % self.heads for c in self.channels):
             raise InputError(f"heads={self.heads} does not divide channels={self.channels}")
         if any(not 0 <= level < len(self.channels) for level in self.attention):
