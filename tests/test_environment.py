@@ -53,6 +53,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_same_numbers_whatever_the_defaults(plain, name):
     found = told(**SETTINGS[name])
@@ -62,12 +63,14 @@ def test_the_same_numbers_whatever_the_defaults(plain, name):
         np.testing.assert_allclose(found["close"][what], values, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 def test_what_is_told_holds_where_nothing_is_set(plain):
     assert plain["batches"] == [True] * 3
     assert plain["an epoch"] == 1438
     assert plain["kinds"] == [["float32"]] * 4
 
 
+@pytest.mark.long
 def test_batches_and_epochs_hold_for_older_streams_of_threefry(plain):
     """The numbers are others there: JAX draws them otherwise from the same key."""
     found = told(JAX_THREEFRY_PARTITIONABLE="0")
@@ -79,6 +82,7 @@ def test_batches_and_epochs_hold_for_older_streams_of_threefry(plain):
 # Nothing ends in a traceback
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -115,6 +119,7 @@ print(os.environ.get("MPLBACKEND"), str(dict.__getitem__(matplotlib.rcParams, "b
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("window", ["Qt4Agg", "nonsense", "module://nowhere", "QtAgg"])
 def test_no_window_is_needed_and_a_known_one_is_kept(tmp_path, window):
     run = start("-c", BACKEND, MPLBACKEND=window)

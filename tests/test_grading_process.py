@@ -32,6 +32,8 @@ import os, subprocess, sys, time
 import jax, jax.numpy as jnp, numpy as np
 from minidiff import checks
 
+pytestmark = pytest.mark.long  # a process for each notebook
+
 class Thing:
     pass
 
