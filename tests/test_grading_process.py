@@ -20,6 +20,8 @@ from minidiff.grading import process, wire
 from minidiff.grading.process import Allowance, Died, Limits, Remote, Worker
 from minidiff.schedules import linear_schedule
 
+pytestmark = pytest.mark.long  # a process for each notebook
+
 EXERCISES = checks.exercises()
 NOISING = ("alpha_bar", "add_noise", "predict_x0")
 HOG = 1.5  # GiB
@@ -31,8 +33,6 @@ FUNCTIONS = """
 import os, subprocess, sys, time
 import jax, jax.numpy as jnp, numpy as np
 from minidiff import checks
-
-pytestmark = pytest.mark.long  # a process for each notebook
 
 class Thing:
     pass

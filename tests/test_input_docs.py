@@ -127,6 +127,8 @@ CLAIMS = {
     "`model_index.json`": [
         "published::test_a_pipeline_of_pixels_is_read",
         "published::test_pipelines_that_cannot_be_drawn_from",
+        "pipeline::test_folders_of_the_same_parts",
+        "pipeline::test_parts_that_are_not_read",
     ],
     "an image side that a U-Net cannot halve at every level": [
         "published::test_a_size_that_a_network_cannot_halve"

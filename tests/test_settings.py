@@ -39,8 +39,7 @@ def test_there_is_a_table_for_every_file():
         "preprocess_cfg of open_clip", "UNet2DModel", "UNet2DConditionModel", "AutoencoderKL",
         *scheduler.CLASSES,
         "another scheduler", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json",
-        "model of tokenizer.json", "an added token", pipeline.NAME,
-        f"{pipeline.NAME} of latents",
+        "model of tokenizer.json", "an added token", pipeline.NAME, f"{pipeline.NAME} of latents",
     }  # fmt: skip
     assert OURS.keys() == files
 

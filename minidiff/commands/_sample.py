@@ -120,12 +120,12 @@ def _from_image(
     """New versions of a picture, or of a part of it."""
     total, count = model.schedule.steps, args.count
     image = _read(args.image, model)
+    known = _read_mask(args.mask, args.image, model) if args.mask else None
     images = model.latents(np.broadcast_to(image, (count, *image.shape)))
     prompts = [args.prompts[i % len(args.prompts)] for i in range(count) if args.prompts]
     denoiser = model.denoiser(prompts or [""] * count, args.scale, args.negative)
     sampler, told = model.sampling(**settings)
-    if args.mask:
-        known = _read_mask(args.mask, args.image, model)
+    if known is not None:
         mask = jnp.asarray(known_latents(known, image.shape[0] // images.shape[1]))
         made = inpaint(key, denoiser, model.schedule, images, mask, sampler=sampler, **told)
         return np.where(known, image, model.pictures(made))

@@ -118,7 +118,9 @@ class Diffusion:
 
     @property
     def at_once(self) -> int:
-        """Images sampled per call."""
+        """Images sampled per call: of large latents few."""
+        if self.autoencoder is None:
+            return AT_ONCE
         return max(1, min(AT_ONCE, MOST_SCORES // max(self.scores, 1)))
 
     def latents(self, images: np.ndarray) -> jax.Array:
