@@ -66,6 +66,7 @@ def test_a_planted_mistake_is_told_in_its_sentence(name, sentence):
         (np.zeros(2), np.zeros(3), "shape (2,), wanted (3,)"),
         (np.array([np.nan]), np.zeros(1), "NaN"),
         (np.array([0.0, 1.0]), np.array([0.0, 2.0]), "50% of its numbers: 1 at [1], wanted 2"),
+        (np.array([1j]), np.zeros(1), "root of a negative number"),
         ((1.0,), (1.0, 2.0), "2 values, not 1"),
         ({"a": 1}, {"b": 1}, "keys b"),
         ({"a": 1.0}, {"a": 2.0}, "f['a']"),

@@ -191,7 +191,7 @@ SETTINGS = {
         ("patch=9", "from 1 to 8"), ("blocks=9", "from 1 to 8"), ("schedule=Linear", "linear, cosine"),
         ("zero_snr=1", "true or false"), ("zero_snr=", "true or false"), ("objective=noise", "eps, x0"),
         ("weight=x0", "min-snr"), ("focus=nan", "from -10.0"), ("focus=11", "from -10.0 to 10.0"),
-        ("timesteps=100001", "from 2 to 100000"), ("sampler=plms", "ddim"), ("sample_steps=0", "at least 1"),
+        ("timesteps=100001", "from 2 to 100000"), ("sampler=pndm", "ddim"), ("sample_steps=0", "at least 1"),
         ("report_count=7", "from 8"), ("report_count=1000000000000", "to 100000"),
         ("size=514", "multiple of 4"),
         ("size=100000000", "from 8 to 512"), ("size=inf", "a whole number"), ("data=", "is empty"),

@@ -29,7 +29,7 @@ def acquire(folder: Path) -> None:
 
     InputError, naming the process, where it is another's; OSError where nothing can be written.
     """
-    key = os.getpid(), folder.resolve()
+    key = os.getpid(), os.path.realpath(folder)
     while key not in _held:
         opened = os.open(
             folder / NAME, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644
@@ -49,7 +49,7 @@ def acquire(folder: Path) -> None:
 
 def release(folder: Path) -> None:
     """Let another process have the folder; nothing happens if this one does not hold it."""
-    opened = _held.pop((os.getpid(), folder.resolve()), None)
+    opened = _held.pop((os.getpid(), os.path.realpath(folder)), None)
     if opened is None:
         return
     path = folder / NAME
