@@ -13,9 +13,9 @@ def difference(got, wanted, name: str, rtol: float = 1e-4, atol: float = 1e-5) -
         return _difference_of_parts(got, wanted, name, rtol, atol)
     if isinstance(wanted, str | bool):
         return None if got == wanted else f"{name} returned {got!r}, wanted {wanted!r}"
-    if np.iscomplexobj(got) != np.iscomplexobj(wanted):  # as (-1.0) ** 0.5 is in Python
-        return f"{name} returned complex numbers: the root of a negative number was taken"
     try:
+        if np.iscomplexobj(got) != np.iscomplexobj(wanted):  # as (-1.0) ** 0.5 is in Python
+            return f"{name} returned complex numbers: the root of a negative number was taken"
         mine, right = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
     except (TypeError, ValueError):
         return f"{name} returned {type(got).__name__}, wanted an array of numbers"
