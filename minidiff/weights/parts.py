@@ -1,19 +1,37 @@
 """The parts that diffusers' U-Nets and autoencoders are made of, under its names."""
 
 import functools
+import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
 
 from minidiff.blocks import Level, ResBlock, SpatialAttention, SpatialTransformer
+from minidiff.weights.files import write_together
 from minidiff.weights.mapping import CONV, Entry, Layout, Tensor, linear, norm
 
+STEM = "diffusion_pytorch_model"  # of a network's file of weights
 # A Linear of ours as the kernel of a convolution that looks at one pixel.
 PIXEL = Layout(lambda x: np.transpose(x)[:, :, None, None], lambda x: np.transpose(x[:, :, 0, 0]))
 # Attention without text in files from before diffusers 0.15.
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 OLD = re.compile(rf"(\.attentions\.\d+)\.({'|'.join(OLD_NAMES)})(?=\.(weight|bias)$)")
+
+
+def write_folder(
+    folder: Path | str, facts: Mapping[str, object], tensors: Mapping[str, np.ndarray]
+) -> None:
+    """A network's folder: its settings and tensors. An older one is replaced when this is whole."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {
+        f"{STEM}.safetensors": safetensors.numpy.save(tensors, {"format": "pt"}),
+        "config.json": (json.dumps(facts, indent=2) + "\n").encode(),  # the seal
+    }
+    write_together(folder, contents)
 
 
 def present_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,25 +4,29 @@ Names, settings and defaults are those of diffusers' ``UNet2DModel`` and ``UNet2
 """
 
 import functools
-import json
 from pathlib import Path
 
 import jax
-import safetensors.numpy
 
 from minidiff.errors import InputError
 from minidiff.files import read_json
 from minidiff.keys import key_of_seed
 from minidiff.settings import Settings
 from minidiff.unet import UNet, UNetConfig
-from minidiff.weights.files import write_together
 from minidiff.weights.folders import weight_files
 from minidiff.weights.mapping import Entry, linear, norm, open_tensors, read, same_parts, write
-from minidiff.weights.parts import attention_block, conv, levels, present_names, res_block
+from minidiff.weights.parts import (
+    STEM,
+    attention_block,
+    conv,
+    levels,
+    present_names,
+    res_block,
+    write_folder,
+)
 from minidiff.weights.unet_settings import read_config, settings
 
 MOST_SIDE = 2**16
-STEM = "diffusion_pytorch_model"
 
 
 def load_unet(path: Path | str) -> UNet:
@@ -84,14 +88,7 @@ def save_unet(unet: UNet, folder: Path | str, *, side: int | None = None) -> Non
         raise InputError(
             "the parts of this U-Net are not what its config says: diffusers needs that"
         )
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = write(entries(template), unet)
-    contents = {
-        f"{STEM}.safetensors": safetensors.numpy.save(tensors, {"format": "pt"}),
-        "config.json": (json.dumps(facts, indent=2) + "\n").encode(),  # the seal
-    }
-    write_together(folder, contents)
+    write_folder(folder, facts, write(entries(template), unet))
 
 
 def _place(path: Path | str) -> Path:

@@ -1,24 +1,28 @@
 """AutoencoderKL in and out of diffusers' folders, and under the names of latent diffusion's own files."""
 
 import functools
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-import safetensors.numpy
 
 from minidiff.errors import InputError
 from minidiff.keys import key_of_seed
 from minidiff.vae import VAE, VAEConfig
-from minidiff.weights.files import write_together
 from minidiff.weights.folders import weight_files
 from minidiff.weights.mapping import Entry, Tensor, norm, open_tensors, read, same_parts, write
-from minidiff.weights.parts import attention_block, conv, levels, present_names, res_block
+from minidiff.weights.parts import (
+    STEM,
+    attention_block,
+    conv,
+    levels,
+    present_names,
+    res_block,
+    write_folder,
+)
 from minidiff.weights.vae_settings import read_config, settings
 
-STEM = "diffusion_pytorch_model"
 # A file of latent diffusion: its name for the whole, and what belongs to training alone.
 FIRST_STAGE = "first_stage_model."
 TRAINING = ("loss.", "model_ema.")
@@ -76,15 +80,7 @@ def save_vae(vae: VAE, folder: Path | str) -> None:
     template = _template(vae.config)
     if not same_parts(vae, template):
         raise InputError("the parts of this VAE are not what its config says: diffusers needs that")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    contents = {
-        f"{STEM}.safetensors": safetensors.numpy.save(
-            write(entries(template), vae), {"format": "pt"}
-        ),
-        "config.json": (json.dumps(facts, indent=2) + "\n").encode(),  # the seal
-    }
-    write_together(folder, contents)
+    write_folder(folder, facts, write(entries(template), vae))
 
 
 def _template(config: VAEConfig) -> VAE:
